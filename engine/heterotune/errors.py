@@ -1,0 +1,51 @@
+"""Everything that a user or a peer can cause, by name. The command line maps these to exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class HeterotuneError(Exception):
+    """Base of all errors that are not our own mistakes."""
+
+    exit_code = 1
+
+
+class ConfigError(HeterotuneError):
+    """The run file, an override or a DeepSpeed JSON is wrong. Carries every problem found, not just the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(HeterotuneError):
+    """The corpus cannot serve this fleet."""
+
+    exit_code = 2
+
+
+class ModelError(HeterotuneError):
+    """A model is missing, is not a LLaMA, or does not fit the fleet."""
+
+    exit_code = 2
+
+
+class LaunchError(HeterotuneError):
+    """The processes that were started do not form the job that was asked for."""
+
+    exit_code = 2
+
+
+class WireError(HeterotuneError):
+    """Bytes that are not a message of ours."""
+
+
+class CollectiveError(HeterotuneError):
+    """Ranks disagree about a collective operation."""
+
+
+class AggregationError(HeterotuneError):
+    """An update cannot be aggregated; the message names the client."""
