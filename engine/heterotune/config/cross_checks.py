@@ -1,0 +1,118 @@
+"""Checks that need more than one section of a run. Each returns its problems, so all can be told at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from heterotune.config.nearest import suggestion
+
+if TYPE_CHECKING:
+    from heterotune.config.method_options import HeterotuneOptions
+    from heterotune.config.schema import CohortConfig, FleetEntry
+
+
+def cross_field_problems(sections: Mapping[str, Any]) -> list[str]:
+    """Run every check whose sections are there.
+
+    Args:
+        sections: Valid sections and top-level values of a run by name; a section with problems of its own is left out.
+
+    Returns:
+        One line per problem; empty if all is well.
+    """
+    problems = []
+    for check, needed in _CHECKS:
+        if all(name in sections for name in needed):
+            problems += check(*(sections[name] for name in needed))
+    return problems
+
+
+def _unique_names(fleet: tuple[FleetEntry, ...]) -> list[str]:
+    """Names identify model types everywhere; upper and lower case do not count, because they become file names."""
+    counts = Counter(entry.name.lower() for entry in fleet)
+    repeated = [name for name, count in counts.items() if count > 1]
+    return [f"fleet has {counts[name]} entries named {name}. Give each model type its own name." for name in repeated]
+
+
+def _siblings(fleet: tuple[FleetEntry, ...]) -> list[str]:
+    """A sibling names an entry that exists, is another one, and is no sibling itself."""
+    by_name = {entry.name: entry for entry in fleet}
+    problems = []
+    for number, entry in enumerate(fleet):
+        start, original = f"fleet.{number}.siblings_of = {entry.siblings_of}", by_name.get(entry.siblings_of or "")
+        if entry.siblings_of is None:
+            continue
+        if original is None:
+            problems.append(f"{start} is not in the fleet. {suggestion(entry.siblings_of, by_name)}")
+        elif original.name == entry.name:
+            problems.append(f"{start} is the entry itself. Name the model it was cut from, or leave the key out.")
+        elif original.siblings_of is not None:
+            text = f"{start} is itself a sibling of {original.siblings_of}"
+            problems.append(f"{text}. Name the model that both were cut from.")
+    return problems
+
+
+def _layers(fleet: tuple[FleetEntry, ...]) -> list[str]:
+    """Only a sibling has an original whose layers can be numbered."""
+    return [
+        f"fleet.{number}.layers = {list(entry.layers)} needs siblings_of. Name the original, or drop layers."
+        for number, entry in enumerate(fleet)
+        if entry.layers is not None and entry.siblings_of is None
+    ]
+
+
+def _cohort_size(cohort: CohortConfig, fleet: tuple[FleetEntry, ...]) -> list[str]:
+    """A cohort is drawn without repetition."""
+    num_clients = sum(entry.clients for entry in fleet)
+    if cohort.clients is None or cohort.clients <= num_clients:
+        return []
+    start = f"cohort.clients = {cohort.clients} is more than the fleet's {num_clients} clients"
+    return [f"{start}. Lower it, or add clients to fleet."]
+
+
+def _compared(compare_with: tuple[str, ...], strategy: str) -> list[str]:
+    """A comparison is with something else, and made once."""
+    problems = []
+    if strategy in compare_with:
+        problems.append(f"compare_with contains strategy = {strategy} itself. Take it out of compare_with.")
+    repeated = [name for name, count in Counter(compare_with).items() if count > 1]
+    return problems + [f"compare_with names {name} more than once. Name it once." for name in repeated]
+
+
+def _shared_ranks(
+    fleet: tuple[FleetEntry, ...], options: HeterotuneOptions, strategy: str, compare_with: tuple[str, ...]
+) -> list[str]:
+    """Siblings that share LoRA branches hold tensors of one shape."""
+    if options.lora_scope == "type" or "heterotune" not in (strategy, *compare_with):
+        return []
+    problems = []
+    for original in fleet:
+        group = [entry for entry in fleet if entry is original or entry.siblings_of == original.name]
+        ranks = {entry.name: entry.adapter_rank_under(options) for entry in group}
+        if len(group) > 1:
+            problems += _group_problems(original.name, ranks, options.lora_scope)
+    return problems
+
+
+def _group_problems(original: str, ranks: dict[str, int], lora_scope: str) -> list[str]:
+    """Problems of one group of siblings."""
+    if len(set(ranks.values())) > 1:
+        told = ", ".join(f"{name} {adapter_rank}" for name, adapter_rank in ranks.items())
+        text = f"fleet: adapter_rank differs among {original} and its siblings ({told}), which share LoRA"
+        return [f"{text} under heterotune.lora_scope = {lora_scope}. Make them equal, or set lora_scope: type."]
+    if lora_scope == "split" and ranks[original] % 2:
+        text = f"adapter_rank = {ranks[original]} of {original} and its siblings cannot be halved"
+        return [f"fleet: {text} for heterotune.lora_scope = split. Make it even, or use another lora_scope."]
+    return []
+
+
+_CHECKS = (
+    (_unique_names, ("fleet",)),
+    (_siblings, ("fleet",)),
+    (_layers, ("fleet",)),
+    (_cohort_size, ("cohort", "fleet")),
+    (_compared, ("compare_with", "strategy")),
+    (_shared_ranks, ("fleet", "heterotune", "strategy", "compare_with")),
+)

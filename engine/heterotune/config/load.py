@@ -1,0 +1,125 @@
+"""Read a run file, apply overrides, check everything, and say all that is wrong at once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from heterotune.config.cross_checks import cross_field_problems
+from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
+from heterotune.config.explain import validation_problems
+from heterotune.config.overrides import apply_override
+from heterotune.config.schema import RunConfig
+from heterotune.config.yaml_text import read_yaml, write_yaml
+from heterotune.errors import ConfigError
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a run file and the DeepSpeed JSON that it names.
+
+    Args:
+        path: A YAML file in UTF-8.
+        overrides: `a.b=c` each, applied in order; list entries by number.
+
+    Returns:
+        The checked run. Relative paths in it are left relative to the working directory.
+
+    Raises:
+        ConfigError: With every problem of file, overrides and DeepSpeed JSON.
+    """
+    run, problems = read_yaml(_read_text(path), str(path))
+    if run is None:
+        raise ConfigError([f"{path}: the file is empty. Write a run, e.g. from a copy of launch/runs/demo.yaml."])
+    for override in overrides:
+        try:
+            run = apply_override(run, override)
+        except ConfigError as error:
+            problems += error.problems
+    problems += _ds_config_problems(run)
+    try:
+        config = parse_run(run)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def parse_run(run: Mapping[str, Any]) -> RunConfig:
+    """Check plain values as YAML would give them (dicts, lists, scalars).
+
+    Args:
+        run: The whole run. Not changed.
+
+    Returns:
+        The checked run; the DeepSpeed JSON that it names has not been read.
+
+    Raises:
+        ConfigError: With every problem: those of single keys, then those between the sections that are sound.
+    """
+    run = dict(run) if isinstance(run, Mapping) else run
+    try:
+        return RunConfig.model_validate(run)
+    except ValidationError as error:
+        problems = validation_problems(error, run, RunConfig)
+        # pydantic checks across sections only when every section is sound, so the sound ones are checked here.
+        if isinstance(run, dict) and not any(item["type"] == "cross_field" for item in error.errors()):
+            problems += cross_field_problems(_sound_sections(run))
+        raise ConfigError(problems) from None
+
+
+def dump_run(config: RunConfig) -> str:
+    """Write a run as YAML text, every default spelt out, that `load_run` reads back equal."""
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def _read_text(path: str | Path) -> str:
+    """Read the file, or say why it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror}). Check the path."]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8."]) from None
+
+
+def _ds_config_problems(run: Any) -> list[str]:
+    """Check the DeepSpeed JSON that a run names, as far as the run can be read."""
+    backbone = run.get("backbone", {}) if isinstance(run, dict) else None
+    name = backbone.get("ds_config", _default_ds_config()) if isinstance(backbone, dict) else None
+    if not isinstance(name, str) or name in ("", NO_DEEPSPEED):
+        return []
+    try:
+        read_ds_config(name)
+    except ConfigError as error:
+        return [f"backbone.ds_config: {problem}" for problem in error.problems]
+    return []
+
+
+def _default_ds_config() -> str:
+    """The schema's default."""
+    return RunConfig.model_fields["backbone"].get_default().ds_config
+
+
+@functools.cache
+def _section_adapters() -> dict[str, TypeAdapter]:
+    """One validator per top-level key; built when a run is wrong for the first time."""
+    return {name: TypeAdapter(Annotated[info.annotation, info]) for name, info in RunConfig.model_fields.items()}
+
+
+def _sound_sections(run: dict) -> dict[str, Any]:
+    """Validate each section alone; leave out those that fail or are missing."""
+    sound = {}
+    for name, info in RunConfig.model_fields.items():
+        if name not in run:
+            sound |= {} if info.is_required() else {name: info.get_default()}
+            continue
+        try:
+            sound[name] = _section_adapters()[name].validate_python(run[name])
+        except ValidationError:
+            continue
+    return sound

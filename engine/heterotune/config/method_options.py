@@ -1,0 +1,126 @@
+"""Sections that say how clients train and what a federated method does with their adapters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, model_validator
+
+from heterotune.config.field_types import Count, CountOrZero, Decay, Flag, NotNegative, Positive, Section
+
+DEFAULT_LOCAL_STEPS = 10
+
+LinearName = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def _check_targets(targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """At least one layer, none twice."""
+    if not targets:
+        raise ValueError("leaves nothing to train. Name at least one linear layer, or write all-linear.")
+    if targets != "all-linear" and len(set(targets)) < len(targets):
+        raise ValueError("repeats a layer. Name each layer once.")
+    return targets
+
+
+Targets = Annotated[Literal["all-linear"] | tuple[LinearName, ...], AfterValidator(_check_targets)]
+
+
+class LocalConfig(Section):
+    """What one client does with its own rows in one round."""
+
+    steps: Count | None = None
+    """Optimiser steps of a client per round, at least 1; 10 when neither `steps` nor `epochs` is given."""
+    epochs: Count | None = None
+    """Passes over the client's own rows per round, at least 1; instead of `steps`."""
+    batch_size: Count = 4
+    """Rows per optimiser step and client, at least 1."""
+    optimizer: Literal["sgd", "momentum", "adamw"] = "adamw"
+    """Per-client optimiser; its state starts afresh each round."""
+    learning_rate: Positive = 1e-3
+    """Step length of the optimiser, above 0."""
+    momentum: Decay = 0.9
+    """Decay of the velocity, in [0, 1); used by `optimizer: momentum`."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Decay of the first and second moment, each in [0, 1); used by `optimizer: adamw`."""
+    eps: Positive = 1e-8
+    """Added to the root of the second moment, above 0; used by `optimizer: adamw`."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay per unit of learning rate, at least 0."""
+    clip_norm: Positive | None = 1.0
+    """Largest Euclidean norm of one client's gradient, above 0; null = no clipping."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls over the steps of a round."""
+    warmup_steps: CountOrZero = 0
+    """Steps over which the learning rate rises from 0 at the start of a round."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_steps(cls, given: Any) -> Any:
+        """Neither steps nor epochs: 10 steps."""
+        if isinstance(given, dict) and given.get("steps") is None and given.get("epochs") is None:
+            return {**given, "steps": DEFAULT_LOCAL_STEPS}
+        return given
+
+    @model_validator(mode="after")
+    def _check_together(self) -> LocalConfig:
+        """What no single field can know."""
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps = {self.steps} and epochs = {self.epochs} exclude each other. Set one to null.")
+        if self.steps is not None and self.warmup_steps > self.steps:
+            text = f"warmup_steps = {self.warmup_steps} is more than the {self.steps} steps of a round"
+            raise ValueError(f"{text}. Lower it, or raise steps.")
+        return self
+
+
+class HeterotuneOptions(Section):
+    """DeMA and CMGA: which branches there are, who shares them, and how model types are aligned."""
+
+    adapter_rank: Count = 8
+    """Rank of the LoRA branches of a layer, at least 1; a fleet entry may override it."""
+    adapter_alpha: Positive = 16.0
+    """LoRA's alpha, above 0; a branch is scaled by alpha / rank."""
+    targets: Targets = "all-linear"
+    """Linear layers that get an adapter: "all-linear", or a list of some of q_proj, k_proj, v_proj, o_proj, gate_proj,
+    up_proj, down_proj."""
+    lora_scope: Literal["width", "type", "split"] = "width"
+    """Who shares LoRA: "width" = siblings, by original layer; "type" = clients of one model type; "split" = half
+    of the rank each."""
+    head_rank: CountOrZero = 32
+    """Rank of the head branch that all model types share; 0 = no head branch."""
+    head_basis: Count = 64
+    """Columns of the common vocabulary basis of the head branch, at least head_rank."""
+    head_learning_rate_scale: Positive = 3.0
+    """Learning rate of the head branch in units of local.learning_rate, above 0."""
+    personal_rank: CountOrZero = 0
+    """Rank of the branch that never leaves a client; 0 = none."""
+    gates: Literal["fixed", "trained"] = "fixed"
+    """Mixture weights of the branches: all 1, or one trained scalar per site and branch."""
+    align: Literal["none", "pca", "procrustes", "gcca"] = "gcca"
+    """How the input side of shared branches is aligned between model types, on public text only."""
+    align_tokens: Count = 4096
+    """Public token positions that the alignment reads, at least 1."""
+    cmga: Literal["none", "project"] = "project"
+    """Cross-model gradient alignment when updates of several model types meet."""
+    cmga_granularity: Literal["tensor", "depth_class", "branch", "model"] = "depth_class"
+    """Group of tensors within which CMGA compares directions."""
+    cmga_rescale: Flag = True
+    """Give CMGA's result the norm of the plain weighted mean."""
+
+    @model_validator(mode="after")
+    def _check_head(self) -> HeterotuneOptions:
+        """A basis narrower than the branch would waste rank."""
+        if self.head_rank > self.head_basis:
+            text = f"head_basis = {self.head_basis} is less than head_rank = {self.head_rank}"
+            raise ValueError(f"{text}, so part of the rank could do nothing. Raise head_basis, or lower head_rank.")
+        return self
+
+
+class FedavgLoraOptions(Section):
+    """FedAvg of plain LoRA within each model type; nothing is shared between types."""
+
+    adapter_rank: Count = 8
+    """Rank of the LoRA branch of a layer, at least 1; a fleet entry may override it."""
+    adapter_alpha: Positive = 16.0
+    """LoRA's alpha, above 0; the branch is scaled by alpha / rank."""
+    targets: Targets = "all-linear"
+    """Linear layers that get an adapter: "all-linear", or a list as in `heterotune`."""

@@ -1,0 +1,273 @@
+"""What a run file may say: one frozen model per section, one docstring line per key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from heterotune.config.cross_checks import cross_field_problems
+from heterotune.config.field_types import (
+    Count,
+    CountOrZero,
+    Flag,
+    Integer,
+    Name,
+    Number,
+    Positive,
+    Section,
+    Share,
+    StrategyName,
+    Text,
+)
+from heterotune.config.method_options import DEFAULT_LOCAL_STEPS, FedavgLoraOptions, HeterotuneOptions, LocalConfig
+from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
+
+__all__ = [
+    "BackboneConfig",
+    "ChunkConfig",
+    "CohortConfig",
+    "CollectiveConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "FedavgLoraOptions",
+    "FleetEntry",
+    "HeterotuneOptions",
+    "LocalConfig",
+    "PartitionConfig",
+    "PromptFields",
+    "RunConfig",
+    "TextFields",
+]
+
+
+class FleetEntry(Section):
+    """One model type and how many clients hold it."""
+
+    name: Name
+    """The model type's name in metrics, ledger and adapter files; letters, digits, dots, dashes, underscores."""
+    model: Text
+    """"embedded:small", "random:hidden_size=256,...", a folder, or a hub id of a LLaMA-architecture checkpoint."""
+    clients: Count
+    """Clients of this model type, at least 1."""
+    siblings_of: Name | None = None
+    """Name of the entry whose model this one was depth-pruned from; null = not a sibling."""
+    layers: tuple[CountOrZero, ...] | None = None
+    """Original numbers of a sibling's layers, strictly increasing; null = the model folder says."""
+    adapter_rank: Count | None = None
+    """LoRA rank for this model type, at least 1; null = the strategy's."""
+
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, text: str) -> str:
+        """A `random:` model is spelt out here, so its spelling is checked here."""
+        if text.startswith(RANDOM_PREFIX):
+            parse_random_model(text)
+        if text == "embedded:":
+            raise ValueError("names no model. Write embedded:small, for example.")
+        return text
+
+    @field_validator("layers")
+    @classmethod
+    def _check_layers(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Layer numbers are a selection in the original order."""
+        if layers is not None and (not layers or any(a >= b for a, b in zip(layers, layers[1:], strict=False))):
+            raise ValueError("is not strictly increasing. List each original layer once, from low to high.")
+        return layers
+
+    def adapter_rank_under(self, options: HeterotuneOptions | FedavgLoraOptions) -> int:
+        """Return the LoRA rank of this model type under a strategy's options."""
+        return options.adapter_rank if self.adapter_rank is None else self.adapter_rank
+
+
+class TextFields(Section):
+    """Rows of free text."""
+
+    text: Text
+    """Name of the field that holds the text."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_one_kind(cls, given: Any) -> Any:
+        """Rows are of one kind."""
+        if isinstance(given, dict) and given.keys() & {"prompt", "response"}:
+            raise ValueError("text excludes prompt and response. Give {text: name} or {prompt: name, response: name}.")
+        return given
+
+
+class PromptFields(Section):
+    """Rows of a prompt and its response; the loss is taken on the response."""
+
+    prompt: Text
+    """Name of the field that holds the prompt."""
+    response: Text
+    """Name of the field that holds the response."""
+
+
+def _fields_kind(given: Any) -> str:
+    """Tell by its key which kind of rows a `fields` mapping describes."""
+    is_text = isinstance(given, TextFields) or (isinstance(given, dict) and "text" in given)
+    return "TextFields" if is_text else "PromptFields"
+
+
+RowFields = Annotated[
+    Annotated[TextFields, Tag("TextFields")] | Annotated[PromptFields, Tag("PromptFields")],
+    Discriminator(_fields_kind),
+]
+
+
+class PartitionConfig(Section):
+    """How the documents are divided among the clients."""
+
+    by: Literal["natural", "iid", "dirichlet"] = "natural"
+    """By natural owner, independently at random, or by Dirichlet shares of each label."""
+    key: Text | None = None
+    """Row field with the owner (natural) or the label (dirichlet); null = the corpus's own."""
+    alpha: Positive = 0.3
+    """Dirichlet concentration, above 0; small = skewed."""
+
+
+class DataConfig(Section):
+    """Which text the clients hold."""
+
+    source: Text
+    """"embedded:stdlib", a .json/.jsonl/.txt/.csv/.parquet file, a folder of such files, or a hub id."""
+    fields: RowFields | None = None
+    """{text: name} or {prompt: name, response: name}; null for embedded text and plain text files."""
+    partition: PartitionConfig = PartitionConfig()
+    """How the documents are divided among the clients."""
+    max_tokens: Annotated[Integer, Field(ge=8, le=2**20)] = 128
+    """Longest row in tokens, at least 8."""
+    heldout_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.1
+    """Share of each client's rows kept for evaluation, above 0 and at most 0.5."""
+    max_rows_per_client: Count | None = None
+    """Most training rows of a client, at least 1; null = all."""
+    empty_client: Literal["error", "drop"] = "error"
+    """What to do with a client that gets no rows."""
+    public: Text | None = None
+    """Public text for the alignment, a source like `source`; null = the embedded public modules."""
+    tokenizer: Text | None = None
+    """Folder, file or hub id of the fleet's tokenizer; null = the one beside the models."""
+
+
+class CohortConfig(Section):
+    """Which clients take part in a round: sampled per model type, in proportion."""
+
+    fraction: Share | None = None
+    """Share of the fleet, above 0 and at most 1; 1.0 when neither `fraction` nor `clients` is given."""
+    clients: Count | None = None
+    """Number of clients, at least 1 and at most the fleet's; instead of `fraction`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_fraction(cls, given: Any) -> Any:
+        """Neither fraction nor clients: everybody."""
+        if isinstance(given, dict) and given.get("fraction") is None and given.get("clients") is None:
+            return {**given, "fraction": 1.0}
+        return given
+
+    @model_validator(mode="after")
+    def _check_one(self) -> CohortConfig:
+        """One way to say it."""
+        if self.fraction is not None and self.clients is not None:
+            text = f"fraction = {self.fraction} and clients = {self.clients} exclude each other"
+            raise ValueError(f"{text}. Set one to null.")
+        return self
+
+
+class BackboneConfig(Section):
+    """How the frozen LLaMAs are held in memory."""
+
+    ds_config: Text = "zero3_cpu"
+    """Name of a file in ds_configs/, a path to a DeepSpeed JSON, or "none" = a plain replica on every rank."""
+    group: Literal["world"] = "world"
+    """Ranks that share one sharded copy of a backbone."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the backbone's weights; "auto" = fp32 on CPU, bf16 on GPU."""
+    checkpointing: Flag = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+class ChunkConfig(Section):
+    """Clients that train together in one pass over the backbone."""
+
+    clients: Count | Literal["auto"] = "auto"
+    """Clients per chunk, at least 1; "auto" = picked by a short measurement."""
+    max_clients: Count = 32
+    """Largest chunk that "auto" may pick, at least 1."""
+
+
+class CollectiveConfig(Section):
+    """How updates travel."""
+
+    topology: Literal["root"] = "root"
+    """Where updates are combined: on MPI rank 0."""
+    wire: Literal["fp32"] = "fp32"
+    """Number format of an update on the wire."""
+
+
+class EvaluateConfig(Section):
+    """When and on how much held-out text the fleet is evaluated."""
+
+    every_rounds: Count = 1
+    """Rounds between evaluations, at least 1; before the first and after the last round always."""
+    max_rows: Count = 128
+    """Held-out rows in all, spread over the clients, at least 1."""
+    batch_size: Count = 16
+    """Rows per evaluation pass, at least 1."""
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    name: Name
+    """Start of the run folder's name; letters, digits, dots, dashes, underscores."""
+    seed: Annotated[Integer, Field(ge=0, le=2**63 - 1)] = 0
+    """Seed of every random draw, 0 to 2^63 - 1."""
+    rounds: Count
+    """Federation rounds, at least 1."""
+    output: Path = Path("runs")
+    """Folder in which the run folder is made."""
+    threads_per_rank: Count | Literal["auto"] = "auto"
+    """Threads of one MPI rank, at least 1; "auto" = 1 on CPU, so that bits never depend on the number of ranks."""
+    watchdog_seconds: Count = 600
+    """Longest wait for another rank in seconds, at least 1; then the run fails."""
+    fleet: Annotated[tuple[FleetEntry, ...], Field(min_length=1)]
+    """The model types, at least one, with unique names."""
+    data: DataConfig
+    """Which text the clients hold."""
+    cohort: CohortConfig = CohortConfig(fraction=1.0)
+    """Which clients take part in a round."""
+    local: LocalConfig = LocalConfig(steps=DEFAULT_LOCAL_STEPS)
+    """What a client does in one round."""
+    strategy: StrategyName = "heterotune"
+    """The federated method."""
+    compare_with: tuple[StrategyName, ...] = ()
+    """Other methods to run afterwards on the same fleet, each once."""
+    heterotune: HeterotuneOptions = HeterotuneOptions()
+    """Options of the heterotune strategy."""
+    fedavg_lora: FedavgLoraOptions = FedavgLoraOptions()
+    """Options of the fedavg_lora strategy."""
+    backbone: BackboneConfig = BackboneConfig()
+    """How the frozen LLaMAs are held in memory."""
+    chunk: ChunkConfig = ChunkConfig()
+    """Clients that train together."""
+    collective: CollectiveConfig = CollectiveConfig()
+    """How updates travel."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """When and on how much text the fleet is evaluated."""
+
+    @property
+    def num_clients(self) -> int:
+        """Clients of the whole fleet."""
+        return sum(entry.clients for entry in self.fleet)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> RunConfig:
+        """What no section can know alone."""
+        problems = cross_field_problems({name: getattr(self, name) for name in type(self).model_fields})
+        if problems:
+            raise PydanticCustomError("cross_field", "{problems}", {"problems": "\n".join(problems)})
+        return self
