@@ -1,0 +1,53 @@
+"""Which MPI rank trains which chunk: longest first, onto the rank with the least work so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from heterotune.fleet.chunks import Chunk
+
+
+def assign_chunks(
+    chunks: Sequence[Chunk], num_ranks: int, *, seconds_per_pass: Mapping[int, float], in_lock_step: bool
+) -> tuple[tuple[Chunk, ...], ...]:
+    """Hand every chunk to one rank.
+
+    The assignment decides how long a round takes, never what comes out of it.
+
+    Args:
+        chunks: The chunks of the round.
+        num_ranks: MPI ranks.
+        seconds_per_pass: Model type -> cost of one pass (any unit; only ratios matter).
+        in_lock_step: Ranks share a backbone, so each model type is trained by all ranks at the same time and is
+            balanced on its own. Otherwise ranks run freely and all model types are balanced together.
+
+    Returns:
+        For each MPI rank its chunks, in model-type order.
+    """
+    mine: list[list[Chunk]] = [[] for _ in range(num_ranks)]
+    load = [0.0] * num_ranks
+    load_of_type: list[dict[int, float]] = [{} for _ in range(num_ranks)]
+
+    def cost(chunk: Chunk) -> float:
+        return chunk.num_passes * seconds_per_pass[chunk.model_type]
+
+    order = sorted(range(len(chunks)), key=lambda i: (-cost(chunks[i]), i))
+    for i in order:
+        chunk = chunks[i]
+
+        def work(mpi_rank: int, model_type: int = chunk.model_type) -> tuple[float, float, int]:
+            same_type = load_of_type[mpi_rank].get(model_type, 0.0) if in_lock_step else 0.0
+            return same_type, load[mpi_rank], mpi_rank
+
+        target = min(range(num_ranks), key=work)
+        mine[target].append(chunk)
+        load[target] += cost(chunk)
+        load_of_type[target][chunk.model_type] = load_of_type[target].get(chunk.model_type, 0.0) + cost(chunk)
+    return tuple(tuple(sorted(part, key=lambda chunk: (chunk.model_type, chunk.clients[0].client_id))) for part in mine)
+
+
+def passes_in_lock_step(assignment: Sequence[Sequence[Chunk]], model_type: int) -> int:
+    """Return the passes that every rank of a backbone group makes for a model type: those of its busiest rank."""
+    return max(
+        (sum(chunk.num_passes for chunk in part if chunk.model_type == model_type) for part in assignment), default=0
+    )

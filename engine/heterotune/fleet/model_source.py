@@ -1,0 +1,116 @@
+"""Where a model type's weights come from, and its configuration, read without loading a weight."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
+from heterotune.errors import ModelError
+
+EMBEDDED_PREFIX = "embedded:"
+_RANDOM_DEFAULTS = {
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A resolved `model:` of the fleet.
+
+    Attributes:
+        reference: The text in the run file.
+        folder: Folder with config.json and safetensors; None for random weights.
+        llama: The LlamaConfig fields as plain JSON values.
+        random_seed: Seed of the weights of a `random:` model, else None.
+    """
+
+    reference: str
+    folder: Path | None
+    llama: dict[str, Any]
+    random_seed: int | None = None
+
+    @property
+    def folder_or_reference(self) -> Path | str:
+        """The folder where there is one; what is beside the weights, the tokenizer, is there."""
+        return self.folder or self.reference
+
+
+def embedded_root() -> Path:
+    """Return the folder of the embedded model family and its tokenizer."""
+    return Path(str(importlib.resources.files("heterotune.backbone"))) / "embedded"
+
+
+def resolve_model(reference: str) -> ModelSource:
+    """Find a model and read its configuration.
+
+    Args:
+        reference: `embedded:NAME`, `random:field=value,...`, a folder, or a hub id.
+
+    Raises:
+        ModelError: If it does not exist, has no readable config.json, or is not a LLaMA.
+    """
+    if reference.startswith(RANDOM_PREFIX):
+        return _random_model(reference)
+    folder = _folder_of(reference)
+    return ModelSource(reference, folder, _read_llama_config(reference, folder))
+
+
+def _random_model(reference: str) -> ModelSource:
+    fields = {**_RANDOM_DEFAULTS, **parse_random_model(reference)}
+    seed = int(fields.pop("seed", 0))
+    fields.setdefault("num_key_value_heads", fields["num_attention_heads"])
+    return ModelSource(reference, None, {"model_type": "llama", **fields}, seed)
+
+
+def _folder_of(reference: str) -> Path:
+    if reference.startswith(EMBEDDED_PREFIX):
+        folder = embedded_root() / reference.removeprefix(EMBEDDED_PREFIX)
+        if not (folder / "config.json").is_file():
+            names = sorted(path.parent.name for path in embedded_root().glob("*/config.json"))
+            raise ModelError(f"{reference}: no such embedded model. There are: {', '.join(names)}.")
+        return folder
+    if Path(reference).is_dir():
+        return Path(reference)
+    if reference.startswith((".", "/", "~")) or reference.count("/") != 1:
+        raise ModelError(
+            f"{reference}: no such model folder. Give a folder with config.json, a hub id or embedded:NAME."
+        )
+    return _download(reference)
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "tokenizer*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{hub_id}: neither a local folder nor a hub model that can be fetched here ({error})."
+        ) from error
+
+
+def _read_llama_config(reference: str, folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        llama = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{reference}: {path} is missing; a model folder needs its config.json.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{reference}: {path} is not readable JSON ({error}).") from error
+    if not isinstance(llama, dict) or llama.get("model_type") != "llama":
+        kind = llama.get("model_type") if isinstance(llama, dict) else type(llama).__name__
+        raise ModelError(f"{reference}: model_type is {kind!r}, not 'llama'. heterotune federates LLaMA models.")
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(f"{reference}: {folder} holds no *.safetensors file.")
+    return llama

@@ -1,0 +1,140 @@
+"""The model types of a fleet: shapes, depth and kinship, by arithmetic on their configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heterotune.config.schema import FleetEntry
+from heterotune.errors import ModelError
+from heterotune.fleet.model_source import ModelSource, resolve_model
+
+ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
+ALL_LINEARS = ATTENTION_LINEARS + MLP_LINEARS
+
+
+@dataclass(frozen=True)
+class ModelType:
+    """One LLaMA size in the fleet.
+
+    Attributes:
+        name: Its name in the run file.
+        index: Its place in the fleet; model-type order everywhere.
+        source: Where the weights are.
+        num_clients: Clients that own this model.
+        width: Hidden size d_m.
+        num_layers: Depth L_m.
+        vocab_size: Size of the output space.
+        original_layers: For each layer, its number in the model that siblings were cut from.
+        family: Name of the model type that its siblings were cut from (its own name if it is no sibling).
+        linear_shapes: Name of a target linear -> (d_out, d_in), the same in every layer.
+        num_parameters: Parameters of the whole model; tied embeddings count once.
+        adapter_rank: Rank of this type's LoRA branches if the run file overrides the strategy's, else None.
+    """
+
+    name: str
+    index: int
+    source: ModelSource
+    num_clients: int
+    width: int
+    num_layers: int
+    vocab_size: int
+    original_layers: tuple[int, ...]
+    family: str
+    linear_shapes: dict[str, tuple[int, int]]
+    num_parameters: int
+    adapter_rank: int | None = None
+
+
+def linear_path(layer: int, linear: str) -> str:
+    """Return the module path of a target linear inside `LlamaModel`."""
+    block = "self_attn" if linear in ATTENTION_LINEARS else "mlp"
+    return f"layers.{layer}.{block}.{linear}"
+
+
+def read_model_types(fleet: tuple[FleetEntry, ...]) -> tuple[ModelType, ...]:
+    """Resolve every entry of the fleet.
+
+    Raises:
+        ModelError: If a model is missing or no LLaMA, or siblings do not fit together; all problems in one message.
+    """
+    problems: list[str] = []
+    model_types: list[ModelType] = []
+    for index, entry in enumerate(fleet):
+        try:
+            model_types.append(_model_type(index, entry, resolve_model(entry.model)))
+        except ModelError as error:
+            problems.append(f"fleet.{index} ({entry.name}): {error}")
+    problems += _sibling_problems(fleet, model_types)
+    if problems:
+        raise ModelError("\n".join(problems))
+    return tuple(model_types)
+
+
+def _model_type(index: int, entry: FleetEntry, source: ModelSource) -> ModelType:
+    llama = source.llama
+    try:
+        width, inner, num_layers = llama["hidden_size"], llama["intermediate_size"], llama["num_hidden_layers"]
+        heads, vocab_size = llama["num_attention_heads"], llama["vocab_size"]
+    except KeyError as error:
+        raise ModelError(f"{source.reference}: its config.json has no {error}.") from error
+    head_dim = llama.get("head_dim") or width // heads
+    query_width = heads * head_dim
+    key_width = (llama.get("num_key_value_heads") or heads) * head_dim
+    shapes = {
+        "q_proj": (query_width, width),
+        "k_proj": (key_width, width),
+        "v_proj": (key_width, width),
+        "o_proj": (width, query_width),
+        "gate_proj": (inner, width),
+        "up_proj": (inner, width),
+        "down_proj": (width, inner),
+    }
+    per_layer = sum(rows * columns for rows, columns in shapes.values()) + 2 * width
+    embeddings = vocab_size * width * (1 if llama.get("tie_word_embeddings", False) else 2)
+    return ModelType(
+        name=entry.name,
+        index=index,
+        source=source,
+        num_clients=entry.clients,
+        width=width,
+        num_layers=num_layers,
+        vocab_size=vocab_size,
+        original_layers=tuple(entry.layers or llama.get("original_layers") or range(num_layers)),
+        family=entry.siblings_of or entry.name,
+        linear_shapes=shapes,
+        num_parameters=num_layers * per_layer + embeddings + width,
+        adapter_rank=entry.adapter_rank,
+    )
+
+
+def _sibling_problems(fleet: Sequence[FleetEntry], model_types: Sequence[ModelType]) -> list[str]:
+    by_name = {model_type.name: model_type for model_type in model_types}
+    says_layers = {entry.name: entry.layers is not None for entry in fleet}
+    problems = []
+    for sibling in model_types:
+        base = by_name.get(sibling.family)
+        says = says_layers[sibling.name] or "original_layers" in sibling.source.llama
+        if len(sibling.original_layers) != sibling.num_layers:
+            problems.append(
+                f"{sibling.name}: {len(sibling.original_layers)} original layer numbers for {sibling.num_layers} "
+                "layers. Give fleet.N.layers one number per layer."
+            )
+        if base is not None and base is not sibling:
+            problems += _kinship_problems(sibling, base, says_layers=says)
+    return problems
+
+
+def _kinship_problems(sibling: ModelType, base: ModelType, *, says_layers: bool) -> list[str]:
+    if base.linear_shapes != sibling.linear_shapes:
+        return [
+            f"{sibling.name} is no depth-pruned sibling of {base.name}: their linear layers have different shapes. "
+            "Remove siblings_of, or name the model it was cut from."
+        ]
+    if sibling.num_layers < base.num_layers and not says_layers:
+        unknown = f"{sibling.name}: which layers of {base.name} it kept is unknown"
+        return [f"{unknown}. Give fleet.{sibling.index}.layers."]
+    if not set(sibling.original_layers) <= set(base.original_layers):
+        return [f"{sibling.name}: its original layers {sibling.original_layers} are not all in {base.name}."]
+    return []
