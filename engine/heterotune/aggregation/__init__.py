@@ -1,0 +1,1 @@
+"""How updates are combined: exact sums over clients and CMGA across model types."""

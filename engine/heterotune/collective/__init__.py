@@ -1,0 +1,1 @@
+"""How ranks exchange numbers: channels, the wire format of updates, and the ledger of bytes."""

@@ -1,0 +1,135 @@
+"""The channel over torch.distributed (gloo, CPU tensors), for launchers that start processes but no MPI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from heterotune.collective.agreement import CALL_WORDS, Call, Verb, check_agreement, check_root
+from heterotune.collective.channel import MAX_PIECE_BYTES, ROOT, byte_view, pieces
+from heterotune.errors import LaunchError
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_DEFAULT_WATCHDOG_SECONDS = 1800.0
+
+
+class TorchChannel:
+    """A channel over a gloo group of all processes; see `channel.Channel`. Every rank must make one."""
+
+    name = "torch"
+
+    def __init__(self, *, watchdog_seconds: float | None = None, piece_bytes: int = MAX_PIECE_BYTES) -> None:
+        """Join the job that the environment describes, or make a group of our own where torch.distributed already runs.
+
+        Args:
+            watchdog_seconds: A verb that waits longer raises on this rank; None is torch's own 30 minutes.
+            piece_bytes: The largest buffer per call, at least 8; the same on every rank.
+
+        Raises:
+            LaunchError: If torch.distributed does not run yet and the environment lacks what it needs to start.
+        """
+        assert piece_bytes >= 8
+        timeout = timedelta(seconds=watchdog_seconds or _DEFAULT_WATCHDOG_SECONDS)
+        self._owns_process_group = not dist.is_initialized()
+        if self._owns_process_group:
+            _check_environment()
+            dist.init_process_group("gloo", timeout=timeout)
+        self._group = dist.new_group(backend="gloo", timeout=timeout)
+        self._piece_bytes = piece_bytes
+        self.mpi_rank = dist.get_rank()
+        self.num_ranks = dist.get_world_size()
+
+    def broadcast(self, array: np.ndarray, root: int = ROOT) -> None:
+        """Overwrite `array` with the root's. Every rank must call this."""
+        view = byte_view(array)
+        with self._collective(Call.of_array(Verb.BROADCAST, array, root)):
+            self._broadcast_view(view, root)
+
+    def broadcast_bytes(self, data: bytes | None, root: int = ROOT) -> bytes:
+        """Return the root's `data` on every rank. Every rank must call this."""
+        is_root = self.mpi_rank == root
+        assert not is_root or data is not None, "the root must have the bytes"
+        with self._collective(Call(Verb.BROADCAST_BYTES, root, len(data) if is_root else 0)) as num_bytes_N:
+            view = _copy(data) if is_root else np.empty(num_bytes_N[root], np.uint8)
+            self._broadcast_view(view, root)
+        return bytes(data) if is_root else view.tobytes()
+
+    def sum_to_root(self, array: np.ndarray, root: int = ROOT) -> None:
+        """Add the ranks' int64 arrays at the root. Every rank must call this."""
+        assert array.dtype == np.int64, "only int64 sums are exact"
+        view = byte_view(array).view(np.int64)
+        with self._collective(Call.of_array(Verb.SUM_TO_ROOT, array, root)):
+            for piece in pieces(view.size, self._piece_bytes // 8):
+                dist.reduce(torch.from_numpy(view[piece]), dst=root, op=dist.ReduceOp.SUM, group=self._group)
+
+    def gather_bytes(self, data: bytes, root: int = ROOT) -> list[bytes] | None:
+        """Return every rank's `data` at the root, in MPI-rank order. Every rank must call this."""
+        with self._collective(Call(Verb.GATHER_BYTES, root, len(data))) as num_bytes_N:
+            if self.mpi_rank != root:
+                self._send(_copy(data), root)
+                return None
+            others = (mpi_rank for mpi_rank in range(self.num_ranks) if mpi_rank != root)
+            received = {mpi_rank: self._receive(num_bytes_N[mpi_rank], mpi_rank) for mpi_rank in others}
+            return [received.get(mpi_rank, data) for mpi_rank in range(self.num_ranks)]
+
+    def barrier(self) -> None:
+        """Return when every rank has come here. Every rank must call this."""
+        with self._collective(Call(Verb.BARRIER, ROOT)):
+            pass
+
+    def close(self) -> None:
+        """Free the group, and torch.distributed if this channel started it. Every rank must call this."""
+        if self._group is None:
+            return
+        dist.destroy_process_group(self._group)
+        self._group = None
+        if self._owns_process_group:
+            dist.destroy_process_group()
+
+    def _broadcast_view(self, view: np.ndarray, root: int) -> None:
+        """Broadcast uint8 memory in bounded pieces."""
+        for piece in pieces(view.size, self._piece_bytes):
+            dist.broadcast(torch.from_numpy(view[piece]), src=root, group=self._group)
+
+    def _send(self, view: np.ndarray, root: int) -> None:
+        """Send uint8 memory to the root in bounded pieces."""
+        for piece in pieces(view.size, self._piece_bytes):
+            dist.send(torch.from_numpy(view[piece]), dst=root, group=self._group)
+
+    def _receive(self, num_bytes: int, mpi_rank: int) -> bytes:
+        """Receive what `_send` sends."""
+        view = np.empty(num_bytes, np.uint8)
+        for piece in pieces(num_bytes, self._piece_bytes):
+            dist.recv(torch.from_numpy(view[piece]), src=mpi_rank, group=self._group)
+        return view.tobytes()
+
+    @contextmanager
+    def _collective(self, call: Call) -> Iterator[list[int]]:
+        """Yield each rank's byte count once all ranks agree what is done."""
+        assert self._group is not None, "the channel is closed"
+        check_root(call.root, self.num_ranks)
+        call_NC = torch.empty((self.num_ranks, CALL_WORDS), dtype=torch.int64)
+        dist.all_gather(list(call_NC.unbind()), torch.from_numpy(call.row()), group=self._group)
+        check_agreement(call_NC.numpy())
+        yield call_NC[:, 2].tolist()
+
+
+def _check_environment() -> None:
+    """Refuse an environment from which torch.distributed cannot start."""
+    missing = [variable for variable in _VARIABLES if not os.environ.get(variable)]
+    if missing:
+        raise LaunchError(
+            f"torch.distributed needs {', '.join(missing)} in the environment. "
+            "Start the ranks with torchrun or the deepspeed launcher, or with mpirun to use MPI."
+        )
+
+
+def _copy(data: bytes) -> np.ndarray:
+    """Return writable uint8 memory with `data`, which torch wants even where it only reads."""
+    return np.frombuffer(data, np.uint8).copy()
