@@ -1,0 +1,93 @@
+"""The adapters of a chunk of clients, stacked along one leading axis.
+
+Legend: K clients of the chunk, P trained elements per client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heterotune.adapters.layout import AdapterLayout
+
+
+@dataclass(frozen=True)
+class HeadFrame:
+    """The frozen part of the head branch, from alignment.
+
+    Attributes:
+        down_RD: V_m, float32, shape (head_rank, d_m).
+        mean_D: μ_m, float32, shape (d_m,).
+        basis_QV: Q, the common basis of the vocabulary, float32, shape (basis_rank, vocab_size).
+    """
+
+    down_RD: Tensor
+    mean_D: Tensor
+    basis_QV: Tensor
+
+
+class Bank:
+    """Values and gradients of K clients' adapters as two flat (K, P) matrices with a view for every tensor.
+
+    One optimiser step is then a few operations on a matrix, however many tensors there are, and a client's update is a
+    row. The views are autograd leaves that share storage with `values_KP`; their gradients accumulate in `grads_KP`.
+    """
+
+    def __init__(self, layout: AdapterLayout, values_KP: Tensor, head_frame: HeadFrame | None = None) -> None:
+        """Take ownership of `values_KP`, float32, contiguous, shape (K, layout.num_columns)."""
+        assert values_KP.shape[1] == layout.num_columns and values_KP.is_contiguous()
+        self.layout = layout
+        self.values_KP = values_KP
+        self.grads_KP = torch.zeros_like(values_KP)
+        self.head_frame = head_frame
+        self._views = {spec.name: self._leaf(spec.name, spec.shape) for spec in layout.tensors}
+
+    def _leaf(self, name: str, shape: Sequence[int]) -> Tensor:
+        columns = self.layout.columns[name]
+        leaf = self.values_KP[:, columns].unflatten(1, shape).detach().requires_grad_()
+        leaf.grad = self.grads_KP[:, columns].unflatten(1, shape)
+        return leaf
+
+    @property
+    def num_clients(self) -> int:
+        """K."""
+        return self.values_KP.shape[0]
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the leaf of a tensor, shape (K, *spec.shape)."""
+        return self._views[name]
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero, keeping their storage."""
+        self.grads_KP.zero_()
+
+
+def stack_clients(
+    layout: AdapterLayout,
+    shared: Mapping[str, Tensor],
+    personal: Sequence[Mapping[str, Tensor]],
+    *,
+    device: torch.device,
+    head_frame: HeadFrame | None,
+) -> Bank:
+    """Build the bank of a chunk.
+
+    Args:
+        layout: The model type's adapter.
+        shared: Key -> common value, for every travelling tensor.
+        personal: For each client, name -> value of its own "client" tensors.
+        device: Where the backbone runs.
+        head_frame: Frozen head tensors on that device, if the layout has a head branch.
+    """
+    values_KP = torch.empty(len(personal), layout.num_columns)
+    for spec in layout.tensors:
+        columns = layout.columns[spec.name]
+        if spec.scope == "client":
+            for k, own in enumerate(personal):
+                values_KP[k, columns] = own[spec.name].flatten()
+        else:
+            values_KP[:, columns] = shared[spec.key].flatten()
+    return Bank(layout, values_KP.to(device), head_frame)

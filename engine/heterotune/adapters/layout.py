@@ -1,0 +1,152 @@
+"""What an adapter consists of: tensors with scopes, branches at linear layers, and the branch at the head.
+
+Scope is the one idea of DeMA: a tensor's scope says over which clients it is averaged. A federated method on adapters
+is a table of such tensors; nothing else in the engine asks which method it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from heterotune.randomness import NO_ROUND, generator
+
+Scope = Literal["client", "type", "width", "fleet"]
+Init = Literal["zeros", "ones", "kaiming"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A trained tensor of an adapter.
+
+    Attributes:
+        name: Its name within the model type, e.g. "layers.3.self_attn.q_proj.width.V".
+        shape: Its shape for one client.
+        scope: The clients over which it is averaged; "client" never travels.
+        key: Where its common value lives: tensors of several model types with one key are one tensor. For scope
+            "client" the key is unused.
+        group: The tensor group that the ledger counts it under, e.g. "dema.width".
+        depth_class: Layers of different models with one depth class count as the same depth ("head" for the head).
+        init: Its first value; "kaiming" is uniform in ±1/sqrt(d_in) as in PEFT's LoRA A.
+        learning_rate_scale: Factor on the client's learning rate.
+        one_second_moment: Adam keeps one second-moment scalar for a client's whole tensor, not one per element.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scope: Scope
+    key: str
+    group: str
+    depth_class: str
+    init: Init = "zeros"
+    learning_rate_scale: float = 1.0
+    one_second_moment: bool = False
+
+    @property
+    def num_elements(self) -> int:
+        """Elements for one client."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One low-rank path at one linear layer: y += gate · scale · U V x; names refer to `TensorSpec.name`."""
+
+    module: str
+    up: str
+    down: str
+    scale: float
+    gate: str | None = None
+
+
+@dataclass(frozen=True)
+class HeadBranch:
+    """The branch at the head: logits += [V (x - mean), 1] S Q. V, mean and Q are frozen and come from alignment.
+
+    Attributes:
+        core: Name of S, shape (head_rank + 1, basis_rank); the last row is the bias.
+        head_rank: Rows of V.
+        basis_rank: Rows of Q, the common basis of the vocabulary.
+    """
+
+    core: str
+    head_rank: int
+    basis_rank: int
+
+
+@dataclass(frozen=True)
+class AdapterLayout:
+    """The adapter of one model type. Tensors are ordered by (group, name), so that each group is one run of columns."""
+
+    model_type: str
+    tensors: tuple[TensorSpec, ...]
+    branches: tuple[Branch, ...] = ()
+    head: HeadBranch | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", tuple(sorted(self.tensors, key=lambda spec: (spec.group, spec.name))))
+
+    @cached_property
+    def columns(self) -> dict[str, slice]:
+        """Tensor name -> its columns in the flat (K, P) matrix of a chunk."""
+        columns, start = {}, 0
+        for spec in self.tensors:
+            columns[spec.name] = slice(start, start + spec.num_elements)
+            start += spec.num_elements
+        return columns
+
+    @cached_property
+    def num_columns(self) -> int:
+        """P: trained elements per client."""
+        return sum(spec.num_elements for spec in self.tensors)
+
+    @cached_property
+    def travelling(self) -> tuple[TensorSpec, ...]:
+        """The tensors that clients send: every scope but "client"."""
+        return tuple(spec for spec in self.tensors if spec.scope != "client")
+
+    @cached_property
+    def num_travelling(self) -> int:
+        """Elements that a client sends."""
+        return sum(spec.num_elements for spec in self.travelling)
+
+    @cached_property
+    def travelling_columns(self) -> dict[str, slice]:
+        """Name of a travelling tensor -> its place in the vector of what a client sends, group after group."""
+        places, start = {}, 0
+        for spec in self.travelling:
+            places[spec.name] = slice(start, start + spec.num_elements)
+            start += spec.num_elements
+        return places
+
+    @cached_property
+    def group_columns(self) -> dict[str, slice]:
+        """Tensor group -> its columns, for the groups that travel. A group is one scope: all of it travels or none."""
+        groups: dict[str, slice] = {}
+        for spec in self.travelling:
+            columns = self.columns[spec.name]
+            start = groups[spec.group].start if spec.group in groups else columns.start
+            groups[spec.group] = slice(start, columns.stop)
+        return groups
+
+
+def initial_value(spec: TensorSpec, *, run_seed: int, client_id: int, name: str) -> np.ndarray:
+    """Return the first value of a tensor, float32.
+
+    Args:
+        spec: The tensor.
+        run_seed: The run's seed.
+        client_id: The owner of a "client" tensor, `NO_CLIENT` for a shared one.
+        name: What the draw is for: the key of a shared tensor, else its name.
+    """
+    if spec.init == "zeros":
+        return np.zeros(spec.shape, dtype=np.float32)
+    if spec.init == "ones":
+        return np.ones(spec.shape, dtype=np.float32)
+    bound = 1.0 / math.sqrt(spec.shape[-1])
+    draw = generator(run_seed, NO_ROUND, client_id, f"init/{name}")
+    return draw.uniform(-bound, bound, size=spec.shape).astype(np.float32)

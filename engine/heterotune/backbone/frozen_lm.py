@@ -1,0 +1,56 @@
+"""A frozen LLaMA whose head is its loss: one forward pass from token ids to the loss of every token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from heterotune.backbone.head_loss import HeadLoss
+
+IGNORED = -100
+
+
+class FrozenLM(nn.Module):
+    """The root module that ZeRO-3 shards: `llama` (embedding and layers) and `head` (output embedding and loss)."""
+
+    def __init__(self, lm: LlamaForCausalLM) -> None:
+        super().__init__()
+        self.llama = lm.model
+        self.head = HeadLoss(lm.lm_head.weight)
+
+    def forward(
+        self,
+        input_ids_RT: Tensor,
+        targets_RT: Tensor | None,
+        head_features: Callable[[Tensor], Tensor | None] | None = None,
+        basis_QV: Tensor | None = None,
+    ) -> Tensor:
+        """Run R rows of T tokens.
+
+        Rows are padded on the right. No attention mask is needed: a causal model's real tokens never see what follows.
+
+        Args:
+            input_ids_RT: int64 tokens.
+            targets_RT: The token after each, `IGNORED` where it does not count; None to get final hidden states.
+            head_features: Turns final hidden states (R, T, D) into the head branch's features (R, T, Q).
+            basis_QV: The head branch's vocabulary basis.
+
+        Returns:
+            Loss of each token in nats, float32 (R, T), zero where ignored; or final hidden states (R, T, D).
+        """
+        hidden_RTD = self.llama(input_ids=input_ids_RT, use_cache=False).last_hidden_state
+        if targets_RT is None:
+            return hidden_RTD
+        counts_RT = targets_RT != IGNORED
+        features_RTQ = head_features(hidden_RTD) if head_features is not None else None
+        losses_N = self.head(
+            hidden_RTD[counts_RT],
+            targets_RT[counts_RT],
+            None if features_RTQ is None else features_RTQ[counts_RT],
+            basis_QV,
+        )
+        losses_RT = torch.zeros(targets_RT.shape, dtype=torch.float32, device=hidden_RTD.device)
+        return losses_RT.masked_scatter(counts_RT, losses_N)

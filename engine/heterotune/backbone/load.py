@@ -1,0 +1,122 @@
+"""Load a model type's frozen LLaMA: one backbone per backbone group, however many clients use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from heterotune.backbone.frozen_lm import FrozenLM
+from heterotune.errors import ModelError
+from heterotune.fleet.model_types import ModelType
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen LLaMA, ready to run.
+
+    Attributes:
+        model_type: Which one.
+        lm: Call it like `FrozenLM`.
+        device: Where it computes.
+        in_lock_step: Ranks share it (ZeRO-3), so every rank of the group must make the same sequence of passes.
+    """
+
+    model_type: ModelType
+    lm: nn.Module
+    device: torch.device
+    in_lock_step: bool
+
+    @property
+    def llama(self) -> nn.Module:
+        """The `LlamaModel` whose linears adapters attach to."""
+        return self.lm.llama
+
+    def output_embedding(self) -> Tensor:
+        """Return a copy of the output embedding, float32 on the CPU, shape (V, D). Every rank must call this."""
+        weight = self.lm.head.weight
+        if not self.in_lock_step:
+            return weight.detach().float().cpu().clone()
+        from heterotune.backbone.zero3 import gathered
+
+        return gathered(weight).float()
+
+
+def pick_dtype(choice: str) -> str:
+    """Return the dtype that `auto` means here: bf16 on GPUs that have it, else fp32 (bf16 is slow on CPUs)."""
+    if choice != "auto":
+        return choice
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def load_backbone(
+    model_type: ModelType,
+    *,
+    ds_config: dict[str, Any] | None,
+    dtype: str,
+    checkpointing: bool,
+    device: torch.device,
+) -> Backbone:
+    """Load, freeze and (with a DeepSpeed configuration) shard a model. Every rank must call this, in fleet order.
+
+    Args:
+        model_type: What to load.
+        ds_config: Checked DeepSpeed JSON, or None for a plain replica on every rank.
+        dtype: fp32, bf16 or fp16.
+        checkpointing: Recompute activations in the backward pass instead of keeping them.
+        device: Where this rank computes.
+
+    Raises:
+        ModelError: If the weights do not fit the configuration.
+    """
+    torch_dtype = DTYPES[dtype]
+    if ds_config is None:
+        lm = _frozen(_read(model_type, torch_dtype), checkpointing)
+        return Backbone(model_type, lm.to(device), device, in_lock_step=False)
+    from heterotune.backbone import zero3
+
+    if model_type.source.folder is None:
+        lm = _read(model_type, torch_dtype)
+    else:
+        with zero3.partition_while_loading(ds_config, torch_dtype):
+            lm = _read(model_type, torch_dtype)
+    sharded = zero3.shard(_frozen(lm, checkpointing), ds_config, torch_dtype)
+    return Backbone(model_type, sharded, device, in_lock_step=True)
+
+
+def _frozen(lm: LlamaForCausalLM, checkpointing: bool) -> FrozenLM:
+    lm.requires_grad_(False)
+    if checkpointing:
+        lm.train()
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        lm.eval()
+    return FrozenLM(lm)
+
+
+def _read(model_type: ModelType, dtype: torch.dtype) -> LlamaForCausalLM:
+    source = model_type.source
+    if source.folder is None:
+        return _random(source.llama, source.random_seed or 0, dtype)
+    try:
+        lm, report = LlamaForCausalLM.from_pretrained(
+            source.folder, dtype=dtype, local_files_only=True, output_loading_info=True, attn_implementation="sdpa"
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{model_type.name}: the weights in {source.folder} cannot be loaded ({error}).") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{model_type.name}: {source.folder} lacks the weights {', '.join(missing[:4])} ...")
+    return lm
+
+
+def _random(llama: dict[str, Any], seed: int, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Build a model with seeded random weights, without touching torch's own random state."""
+    fields = {key: value for key, value in llama.items() if key != "model_type"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(LlamaConfig(**fields)).to(dtype)
