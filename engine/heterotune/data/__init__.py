@@ -1,0 +1,1 @@
+"""Corpora, their partition among clients, tokenising and batches."""

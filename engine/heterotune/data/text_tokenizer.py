@@ -1,0 +1,175 @@
+"""The fleet's one tokenizer: what the models were trained with, and nothing that adds to the text on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from heterotune.errors import DataError, ModelError
+from heterotune.fleet.model_source import EMBEDDED_PREFIX, RANDOM_PREFIX, embedded_root
+from heterotune.fleet.model_types import ModelType
+
+_EOS_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<|eot_id|>", "<eos>")
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """A tokenizer without special behaviour: no template, no padding, no truncation.
+
+    Attributes:
+        backend: The `tokenizers` object.
+        vocab_size: Tokens, added ones included.
+        eos_id: Ends every document.
+        bos_id: Begins every document, or None where the model was trained without.
+        digest: SHA-256 of vocabulary, merges and added tokens: equal digests mean the same output space.
+    """
+
+    backend: Tokenizer
+    vocab_size: int
+    eos_id: int
+    bos_id: int | None
+    digest: str
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, without special tokens."""
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of many texts; faster than one by one."""
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of token ids; special tokens are left out."""
+        return self.backend.decode(list(ids), skip_special_tokens=True)
+
+
+def load_tokenizer(reference: str | Path) -> TextTokenizer:
+    """Load a tokenizer.
+
+    Args:
+        reference: `embedded:...` or `random:...` (the embedded tokenizer), a folder that holds a tokenizer, a
+            tokenizer.json, or a hub id.
+
+    Raises:
+        DataError: If there is none, it is unreadable, or it has no end-of-sequence token.
+    """
+    path = _find(str(reference))
+    folder = path if path.is_dir() else path.parent
+    backend = _read_backend(path)
+    settings = _read_settings(folder)
+    backend.no_truncation()
+    backend.no_padding()
+    return TextTokenizer(
+        backend=backend,
+        vocab_size=backend.get_vocab_size(with_added_tokens=True),
+        eos_id=_eos_id(backend, settings, folder),
+        bos_id=_token_id(backend, settings.get("bos_token")),
+        digest=_digest(backend),
+    )
+
+
+def load_fleet_tokenizer(model_types: Sequence[ModelType], override: str | None = None) -> TextTokenizer:
+    """Load the one tokenizer of a fleet: the one beside its models, or the one the run file names.
+
+    Model types share an output space, so tokenizers that differ are refused.
+
+    Args:
+        model_types: The fleet.
+        override: `data.tokenizer` of the run file.
+
+    Raises:
+        DataError: If a tokenizer is missing or unreadable.
+        ModelError: If tokenizers differ, or a model's vocabulary is smaller than the tokenizer's.
+    """
+    if override is not None:
+        tokenizers = dict.fromkeys((m.name for m in model_types), load_tokenizer(override))
+    else:
+        tokenizers = {m.name: load_tokenizer(_reference_of(m)) for m in model_types}
+    first = next(iter(tokenizers.values()))
+    if len({tokenizer.digest for tokenizer in tokenizers.values()}) > 1:
+        digests = ", ".join(f"{name} {tokenizer.digest[:8]}" for name, tokenizer in tokenizers.items())
+        raise ModelError(
+            f"The model types' tokenizers differ ({digests}), so they share no output space. "
+            "Use models with one tokenizer, or give data.tokenizer one that suits all."
+        )
+    for model_type in model_types:
+        if model_type.vocab_size < first.vocab_size:
+            raise ModelError(
+                f"{model_type.name}: its vocabulary of {model_type.vocab_size} is smaller than the tokenizer's "
+                f"{first.vocab_size} tokens. Give data.tokenizer the tokenizer that this model was trained with."
+            )
+    return first
+
+
+def _reference_of(model_type: ModelType) -> str | Path:
+    source = model_type.source
+    return source.reference if source.reference.startswith(EMBEDDED_PREFIX) or not source.folder else source.folder
+
+
+def _find(reference: str) -> Path:
+    if reference.startswith((EMBEDDED_PREFIX, RANDOM_PREFIX)):
+        return embedded_root()
+    path = Path(reference).expanduser()
+    if path.exists():
+        return path
+    if reference.startswith((".", "/", "~")) or reference.count("/") != 1 or path.suffix == ".json":
+        raise DataError(f"{reference}: no such tokenizer. Give data.tokenizer a folder, a tokenizer.json or a hub id.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(reference, allow_patterns=["tokenizer*", "special_tokens_map.json"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(f"{reference}: no local tokenizer, and none that can be fetched here ({error}).") from error
+
+
+def _read_backend(path: Path) -> Tokenizer:
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        if file.is_file():
+            return Tokenizer.from_file(str(file))
+        # Older LLaMA folders hold a SentencePiece model only; transformers knows how to convert it.
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(path, local_files_only=True).backend_tokenizer
+    except Exception as error:  # tokenizers raises bare Exception
+        raise DataError(f"{path}: the tokenizer cannot be read ({error}).") from error
+
+
+def _read_settings(folder: Path) -> Mapping[str, Any]:
+    """Return what the files beside a tokenizer say about its special tokens."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            settings |= json.loads((folder / name).read_text(encoding="utf-8"))
+    return settings
+
+
+def _token_id(backend: Tokenizer, token: Any) -> int | None:
+    if isinstance(token, dict):
+        token = token.get("content")
+    return backend.token_to_id(token) if isinstance(token, str) else None
+
+
+def _eos_id(backend: Tokenizer, settings: Mapping[str, Any], folder: Path) -> int:
+    for token in (settings.get("eos_token"), *_EOS_NAMES):
+        eos_id = _token_id(backend, token)
+        if eos_id is not None:
+            return eos_id
+    raise DataError(f"{folder}: the tokenizer has no end-of-sequence token. Name eos_token in tokenizer_config.json.")
+
+
+def _digest(backend: Tokenizer) -> str:
+    """Hash what decides the meaning of a token id; presentation (templates, padding) is left out."""
+    content = json.loads(backend.to_str())
+    model = content["model"]
+    merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges", [])]
+    added = [[token["id"], token["content"]] for token in content.get("added_tokens", [])]
+    canonical = json.dumps([model.get("vocab"), merges, added], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
