@@ -1,0 +1,56 @@
+"""The way down: the messages in which clients download the common values, broadcast from the root to all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from heterotune.adapters.bank import HeadFrame
+from heterotune.adapters.layout import AdapterLayout
+from heterotune.collective.channel import ROOT, Channel
+from heterotune.collective.ledger import Ledger
+from heterotune.collective.wire import encode
+from heterotune.fleet.chunks import Chunk
+from heterotune.server import GlobalAdapters, Messages
+
+
+class Downlink:
+    """What clients download: the latest common values before they train, frozen tensors when they first take part."""
+
+    def __init__(self, layouts: Sequence[AdapterLayout], frames: Sequence[HeadFrame | None]) -> None:
+        """Encode the frozen tensors of the head branch; they travel once per client."""
+        self._layouts = tuple(layouts)
+        self._values: Messages = {}
+        self._known_clients: set[int] = set()
+        self._frozen: Messages = {}
+        for place, frame in enumerate(frames):
+            if frame is not None:
+                maps = torch.cat([frame.down_RD.flatten(), frame.mean_D.flatten()])
+                for group, tensor in {"dema.head.frame": maps, "dema.head.basis": frame.basis_QV.flatten()}.items():
+                    self._frozen[place, group] = encode(tensor.float().cpu().numpy())
+
+    def broadcast(self, adapters: GlobalAdapters, channel: Channel, codec: str) -> None:
+        """Send the root's values to all ranks and take them from the messages. Every rank must call this."""
+        mine = adapters.messages(codec) if channel.mpi_rank == ROOT else {}
+        names = [(place, group) for place, layout in enumerate(self._layouts) for group in layout.group_columns]
+        self._values = {name: channel.broadcast_bytes(mine.get(name)) for name in names}
+        adapters.receive(self._values)
+
+    def note(self, chunk: Chunk, layout: AdapterLayout, ledger: Ledger, round_number: int) -> None:
+        """Count what the clients of a chunk downloaded before they trained."""
+        for client in chunk.clients:
+            messages = dict(self._values)
+            if client.client_id not in self._known_clients:
+                messages |= self._frozen
+            self._known_clients.add(client.client_id)
+            for (place, group), message in messages.items():
+                if place == chunk.model_type:
+                    ledger.add(
+                        round_number=round_number,
+                        client_id=client.client_id,
+                        model_type=layout.model_type,
+                        direction="down",
+                        group=group,
+                        num_bytes=len(message),
+                    )

@@ -1,0 +1,117 @@
+"""Align the head branch before round 1: all model types read the same public rows, the root finds the frozen maps.
+
+The diagnostic says whether sharing can work: how well the coordinates agree, and whether the types' public loss
+gradients with respect to the shared core point the same way (near 0 would mean that what is shared is noise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heterotune.adapters.alignment import Alignment, align_types, vocabulary_basis
+from heterotune.adapters.attach import AttachedAdapter
+from heterotune.adapters.bank import Bank, HeadFrame
+from heterotune.adapters.layout import HeadBranch
+from heterotune.backbone.load import Backbone
+from heterotune.collective.channel import ROOT, Channel
+from heterotune.config.schema import HeterotuneOptions
+from heterotune.data.tokenizing import Rows
+from heterotune.training.objective import ChunkBatch, client_losses
+
+ROWS_PER_PASS = 16
+GRADIENT_ROWS = 16
+
+
+def align_heads(
+    backbones: Sequence[Backbone],
+    public: Rows,
+    head: HeadBranch,
+    options: HeterotuneOptions,
+    channel: Channel,
+    *,
+    run_seed: int,
+) -> tuple[list[HeadFrame], float]:
+    """Find the frozen part of every type's head branch. Every rank must call this; every rank gets the root's bits.
+
+    Args:
+        backbones: In model-type order.
+        public: Rows that all types read.
+        head: Shape of the branch.
+        options: Method and number of positions.
+        channel: The ranks.
+        run_seed: For random maps (`align: none`).
+
+    Returns:
+        One frame for each type, on its backbone's device; and the mean correlation between types (see `Alignment`).
+    """
+    states = [_public_states(backbone, public, options.align_tokens) for backbone in backbones]
+    embeddings = [backbone.output_embedding() for backbone in backbones]
+    widths = [backbone.model_type.width for backbone in backbones]
+    if channel.mpi_rank == ROOT:
+        aligned = align_types(states, head.head_rank, options.align, run_seed=run_seed)
+        basis_QV = vocabulary_basis(embeddings, head.basis_rank)
+    else:
+        aligned = Alignment(
+            tuple(torch.zeros(head.head_rank, width) for width in widths), tuple(torch.zeros(w) for w in widths), 0.0
+        )
+        basis_QV = torch.zeros(head.basis_rank, embeddings[0].shape[0])
+    frames = []
+    shared_basis = _from_root(basis_QV, channel)
+    for backbone, down, mean in zip(backbones, aligned.down, aligned.mean, strict=True):
+        tensors = (_from_root(down, channel), _from_root(mean, channel), shared_basis)
+        frames.append(HeadFrame(*(tensor.to(backbone.device) for tensor in tensors)))
+    return frames, aligned.correlation
+
+
+def gradient_cosines(
+    backbones: Sequence[Backbone], attached: Sequence[AttachedAdapter], banks: Sequence[Bank], public: Rows
+) -> list[dict[str, Any]]:
+    """Return metrics: the cosine between every two types' public loss gradients of the head core.
+
+    Every rank must call this.
+    """
+    gradients = []
+    for backbone, adapter, bank in zip(backbones, attached, banks, strict=True):
+        bank.zero_grad()
+        client_losses(
+            backbone, adapter, bank, _public_batch(public, slice(0, GRADIENT_ROWS), backbone.device)
+        ).sum().backward()
+        gradients.append(bank[bank.layout.head.core].grad.double().flatten().cpu())
+        bank.zero_grad()
+    metrics = []
+    for j, i in combinations(range(len(gradients)), 2):
+        pair = f"{backbones[j].model_type.name}:{backbones[i].model_type.name}"
+        cosine = torch.nn.functional.cosine_similarity(gradients[i], gradients[j], dim=0).item()
+        metrics.append({"name": "alignment/gradient_cosine", "pair": pair, "value": cosine, "unit": "cosine"})
+    return metrics
+
+
+@torch.no_grad()
+def _public_states(backbone: Backbone, public: Rows, num_positions: int) -> Tensor:
+    """Return final hidden states at the first positions that count, float32 on the CPU, (N, D)."""
+    states: list[Tensor] = []
+    for start in range(0, len(public.lengths), ROWS_PER_PASS):
+        batch = _public_batch(public, slice(start, start + ROWS_PER_PASS), backbone.device)
+        hidden = backbone.lm(batch.input_ids_RT, None)
+        states.append(hidden[batch.targets_RT != -100].float().cpu())
+        if sum(len(part) for part in states) >= num_positions:
+            break
+    return torch.cat(states)[:num_positions]
+
+
+def _public_batch(public: Rows, rows: slice, device: torch.device) -> ChunkBatch:
+    targets = torch.from_numpy(public.targets[rows])
+    num_targets_1 = (targets != -100).sum().view(1)
+    return ChunkBatch(torch.from_numpy(public.input_ids[rows]).to(device), targets.to(device), num_targets_1.to(device))
+
+
+def _from_root(tensor: Tensor, channel: Channel) -> Tensor:
+    array = np.ascontiguousarray(tensor.numpy())
+    channel.broadcast(array)
+    return torch.from_numpy(array)

@@ -1,0 +1,203 @@
+"""Everything that a simulation writes down: phases with their memory and time, the ledger, metrics, status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heterotune.collective.channel import ROOT, Channel
+from heterotune.collective.ledger import Ledger
+from heterotune.profiling.memory import MemoryRecorder
+from heterotune.profiling.timing import Stopwatch
+from heterotune.run_folder import RunFolder
+from heterotune.training.chunk_batches import PreparedChunk
+from heterotune.training.local import TrainedChunk
+
+LOG = logging.getLogger(__name__)
+
+ClientLoss = tuple[int, int, int, float]  # client id, model type, rows, mean training loss
+ChunkPasses = tuple[int, int, float, float]  # model type, passes, seconds, padding share
+
+
+class Journal:
+    """One strategy's record on every rank; only the root writes files, after it has gathered what the others noted."""
+
+    def __init__(
+        self, folder: RunFolder, channel: Channel, model_types: Sequence[str], strategy: str, rounds: int
+    ) -> None:
+        """Begin an empty record.
+
+        Args:
+            folder: The strategy's folder: the run folder, or a folder in it for a comparison.
+            channel: The ranks.
+            model_types: Names, in fleet order.
+            strategy: For the status.
+            rounds: For the status.
+        """
+        self.run_folder, self.channel, self.model_types = folder, channel, tuple(model_types)
+        self.strategy, self.rounds = strategy, rounds
+        self.ledger = Ledger()
+        self.whole_ledger = Ledger()
+        self.losses: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self.round_seconds: list[float] = []
+        self.peak_bytes: dict[tuple[int, str], int] = {}
+        self._memory = MemoryRecorder(channel.mpi_rank)
+        self._stopwatch = Stopwatch()
+        self._losses: list[ClientLoss] = []
+        self._passes: list[ChunkPasses] = []
+        self._round_number = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where this strategy's files are."""
+        return self.run_folder.path
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this rank writes."""
+        return self.channel.mpi_rank == ROOT
+
+    @contextmanager
+    def phase(self, name: str, round_number: int | None = None) -> Iterator[None]:
+        """Record memory and time of a phase, and show it in the status."""
+        if round_number is not None:
+            self._round_number = round_number
+        self._show(name)
+        with self._memory.phase(name), self._stopwatch.phase(name):
+            yield
+
+    def idle(self) -> AbstractContextManager[None]:
+        """Time what a rank does only to stay in lock step with the others."""
+        return self._stopwatch.phase("idle")
+
+    def metrics(self, round_number: int, entries: Sequence[dict[str, Any]]) -> None:
+        """Write metrics of a round (root only; nothing elsewhere)."""
+        if self.is_root and entries:
+            self.run_folder.append_metrics([{"round": round_number, **entry} for entry in entries])
+
+    def evaluation(self, round_number: int, model_type: str, loss: float) -> None:
+        """Write a model type's held-out loss and perplexity."""
+        self.losses[model_type].append((round_number, loss))
+        entry = {"model_type": model_type}
+        self.metrics(
+            round_number,
+            [
+                {"name": "loss/eval", **entry, "value": loss, "unit": "nats/token"},
+                {"name": "perplexity/eval", **entry, "value": math.exp(min(loss, 700.0)), "unit": "1"},
+            ],
+        )
+        self._show("evaluate")
+
+    def chunk(self, trained: TrainedChunk, prepared: PreparedChunk, seconds: float) -> None:
+        """Note a trained chunk: its clients' losses, its padding, what a pass costs."""
+        chunk = trained.chunk
+        for client, loss in zip(chunk.clients, trained.loss_K.tolist(), strict=True):
+            self._losses.append((client.client_id, chunk.model_type, client.num_rows, loss))
+        self._passes.append((chunk.model_type, chunk.num_passes, seconds, prepared.padding_share))
+
+    def gather_clients(self, round_number: int) -> None:
+        """Bring this round's ledger and training losses to the root, in client order. Every rank must call this."""
+        ledgers = self.channel.gather_bytes(self.ledger.drain().to_bytes())
+        reports = self.channel.gather_bytes(json.dumps(self._losses).encode())
+        self._losses.clear()
+        if ledgers is None or reports is None:
+            return
+        arrived = Ledger()
+        for part in ledgers:
+            arrived.merge(Ledger.from_bytes(part))
+        self.run_folder.append_ledger(arrived.records())
+        self.whole_ledger.merge(arrived)
+        rows = sorted(tuple(row) for part in reports for row in json.loads(part))
+        for place, name in enumerate(self.model_types):
+            mine = [(num_rows, loss) for _, owner, num_rows, loss in rows if owner == place]
+            if mine:
+                mean = sum(num_rows * loss for num_rows, loss in mine) / sum(num_rows for num_rows, _ in mine)
+                entry = {"name": "loss/train", "model_type": name, "value": mean, "unit": "nats/token"}
+                self.metrics(round_number, [entry])
+
+    def end_round(self, round_number: int, seconds: float, pass_seconds: Sequence[float]) -> list[float]:
+        """Bring memory peaks and times to the root and write them. Every rank must call this.
+
+        Args:
+            round_number: The round.
+            seconds: Its wall time on this rank.
+            pass_seconds: What one pass of each model type was thought to cost.
+
+        Returns:
+            What a pass costs as measured on all ranks; the same numbers on every rank.
+        """
+        LOG.info("%s: round %d of %d took %.2f s", self.strategy, round_number, self.rounds, seconds)
+        report = {"memory": self._memory.drain(), "seconds": self._stopwatch.drain(), "passes": self._passes}
+        gathered = self.channel.gather_bytes(json.dumps(report).encode())
+        self._passes = []
+        costs = np.array(pass_seconds, dtype=np.float64)
+        if gathered is not None:
+            reports = [json.loads(part) for part in gathered]
+            self._write_memory(round_number, [report["memory"] for report in reports])
+            self._write_seconds(round_number, seconds, [report["seconds"] for report in reports])
+            passes = [tuple(row) for report in reports for row in report["passes"]]
+            self._write_padding(round_number, passes)
+            costs = _measured_costs(costs, passes)
+        self.channel.broadcast(costs)
+        return costs.tolist()
+
+    def _write_memory(self, round_number: int, by_rank: Sequence[list[dict[str, Any]]]) -> None:
+        records = []
+        for mpi_rank, peaks in enumerate(by_rank):
+            for peak in peaks:
+                records.append({"round": round_number, **peak})
+                key = (mpi_rank, peak["kind"])
+                self.peak_bytes[key] = max(self.peak_bytes.get(key, 0), peak["peak_bytes"])
+        self.run_folder.append_memory(records)
+
+    def _write_seconds(self, round_number: int, seconds: float, by_rank: Sequence[dict[str, float]]) -> None:
+        self.round_seconds.append(seconds)
+        entries: list[dict[str, Any]] = [{"name": "seconds/round", "value": seconds, "unit": "s"}]
+        for phase, value in sorted(by_rank[ROOT].items()):
+            entries.append({"name": f"seconds/{phase}", "value": value, "unit": "s"})
+        busiest = max(report.get("train", 0.0) for report in by_rank)
+        for mpi_rank, report in enumerate(by_rank):
+            busy = report.get("train", 0.0) - report.get("idle", 0.0)
+            idle = 1.0 - busy / busiest if busiest else 0.0
+            entries.append({"name": "idle_share/train", "mpi_rank": mpi_rank, "value": idle, "unit": "share"})
+        self.metrics(round_number, entries)
+
+    def _write_padding(self, round_number: int, passes: Sequence[ChunkPasses]) -> None:
+        total = sum(num_passes for _, num_passes, _, _ in passes)
+        share = sum(num_passes * padding for _, num_passes, _, padding in passes) / total if total else 0.0
+        self.metrics(round_number, [{"name": "padding_share/train", "value": share, "unit": "share of positions"}])
+
+    def _show(self, phase: str) -> None:
+        """Rewrite the status that the live display reads."""
+        if self.is_root:
+            latest = {name: values[-1][1] for name, values in self.losses.items()}
+            self.run_folder.status(
+                {
+                    "state": "running",
+                    "strategy": self.strategy,
+                    "round": self._round_number,
+                    "rounds": self.rounds,
+                    "phase": phase,
+                    "loss": latest,
+                }
+            )
+
+
+def _measured_costs(thought: np.ndarray, passes: Sequence[ChunkPasses]) -> np.ndarray:
+    """Return the seconds of a pass of each model type; types that did not train keep their ratio to those that did."""
+    costs = np.full(len(thought), np.nan)
+    for place in range(len(thought)):
+        mine = [(num_passes, seconds) for owner, num_passes, seconds, _ in passes if owner == place]
+        if mine:
+            costs[place] = sum(seconds for _, seconds in mine) / sum(num_passes for num_passes, _ in mine)
+    known = ~np.isnan(costs)
+    ratio = costs[known].sum() / thought[known].sum() if known.any() else 1.0
+    return np.where(known, costs, thought * ratio)

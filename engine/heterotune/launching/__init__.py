@@ -1,0 +1,1 @@
+"""Starting the ranks of a run, and knowing which launcher started this process."""

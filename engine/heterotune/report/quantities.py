@@ -1,0 +1,36 @@
+"""Numbers as people read them; only reports use these, code counts bytes."""
+
+from __future__ import annotations
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_STEP = 1024.0
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Return a byte count with three digits and a binary unit, e.g. `13.4 KiB`."""
+    value, unit = float(num_bytes), 0
+    while value >= _STEP and unit < len(_UNITS) - 1:
+        value, unit = value / _STEP, unit + 1
+    if unit == 0:
+        return f"{value:.0f} B"
+    decimals = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{decimals}f} {_UNITS[unit]}"
+
+
+def format_share(part: float, whole: float) -> str:
+    """Return a share in percent with two significant digits, e.g. `0.53 %`; a dash if there is no whole."""
+    if whole <= 0:
+        return "-"
+    return f"{100.0 * part / whole:.2g} %"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration, e.g. `42.0 s` or `3 min 05 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def format_number(value: float | None, decimals: int = 3) -> str:
+    """Return a number; a dash for one that is not there (null in JSON stands for NaN)."""
+    return "-" if value is None else f"{value:.{decimals}f}"

@@ -1,0 +1,102 @@
+"""The table at the end of a run, from its summary.json."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleRenderable, Group
+from rich.table import Table
+from rich.text import Text
+
+from heterotune.report.quantities import format_bytes, format_number, format_seconds, format_share
+
+PLAIN_WIDTH = 140
+_KINDS = {
+    "host_resident": "resident",
+    "device_allocated": "GPU allocated",
+    "device_reserved": "GPU reserved",
+}
+
+
+def report_console() -> Console:
+    """Return the console for reports: as wide as the terminal, or wide enough for the table where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+
+
+def final_report(summary: Mapping[str, Any], run_path: Path) -> ConsoleRenderable:
+    """Return the report of a finished run.
+
+    Args:
+        summary: RUN/summary.json.
+        run_path: The run folder, shown last.
+    """
+    strategies = {summary["strategy"]: summary, **summary.get("compare", {})}
+    parts: list[ConsoleRenderable] = [loss_table(strategies), bytes_table(strategies), memory_table(summary)]
+    times = (
+        f"{summary['strategy']}: {summary['rounds']} rounds in {format_seconds(summary['seconds'])}, "
+        f"{format_seconds(summary['seconds_per_round'])} a round (median), "
+        f"start {format_seconds(summary['startup_seconds'])}"
+    )
+    lines = [times, f"global adapters sha256 {summary['global_adapter_sha256']}", f"run folder {run_path}"]
+    return Group(*parts, *(Text(line, overflow="fold") for line in lines))
+
+
+def loss_table(strategies: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return held-out loss and perplexity of each model type, before and after, for each strategy."""
+    table = Table(title="held-out loss (nats/token) and perplexity, before -> after")
+    table.add_column("model type")
+    table.add_column("clients", justify="right")
+    for strategy in strategies:
+        table.add_column(f"{strategy}\nloss", justify="right")
+        table.add_column(f"{strategy}\nperplexity", justify="right")
+    first = next(iter(strategies.values()))
+    for name, facts in first["model_types"].items():
+        row = [name, str(facts["num_clients"])]
+        for summary in strategies.values():
+            row += _before_after(summary["model_types"].get(name, {}))
+        table.add_row(*row)
+    return table
+
+
+def bytes_table(strategies: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return what one client sends and receives in a round, and its share of sending the full model."""
+    table = Table(title="bytes of one client in one round (measured), and share of the full model")
+    for column in ("model type", "full model", "strategy", "up", "share", "down", "share"):
+        table.add_column(column, justify="left" if column in ("model type", "strategy") else "right")
+    first = next(iter(strategies.values()))
+    for name, facts in first["model_types"].items():
+        for place, (strategy, summary) in enumerate(strategies.items()):
+            mine = summary["model_types"].get(name, facts)
+            up, down = mine["up_bytes_per_client_round"], mine["down_bytes_per_client_round"]
+            full = mine["full_model_bytes"]
+            shares = [format_bytes(up), format_share(up, full), format_bytes(down), format_share(down, full)]
+            table.add_row(*([name, format_bytes(full)] if place == 0 else ["", ""]), strategy, *shares)
+    return table
+
+
+def memory_table(summary: Mapping[str, Any]) -> Table:
+    """Return the peak memory of each MPI rank, by kind."""
+    peaks: dict[int, dict[str, int]] = defaultdict(dict)
+    for record in summary["peak_bytes"]:
+        peaks[record["mpi_rank"]][record["kind"]] = record["peak_bytes"]
+    kinds = [kind for kind in _KINDS if any(kind in mine for mine in peaks.values())]
+    table = Table(title="peak memory of each MPI rank")
+    table.add_column("MPI rank", justify="right")
+    for kind in kinds:
+        table.add_column(_KINDS[kind], justify="right")
+    for mpi_rank, mine in sorted(peaks.items()):
+        table.add_row(str(mpi_rank), *(format_bytes(mine[kind]) if kind in mine else "-" for kind in kinds))
+    return table
+
+
+def _before_after(facts: Mapping[str, Any]) -> list[str]:
+    if not facts:
+        return ["-", "-"]
+    return [
+        f"{format_number(facts['loss_before'])} -> {format_number(facts['loss_after'])}",
+        f"{format_number(facts['perplexity_before'], 2)} -> {format_number(facts['perplexity_after'], 2)}",
+    ]

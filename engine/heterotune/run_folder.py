@@ -1,0 +1,222 @@
+"""The run folder: every file of a run, under its final name only when complete; `.jsonl` files grow by whole lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heterotune.config.load import dump_run
+from heterotune.config.schema import RunConfig
+from heterotune.errors import LaunchError
+
+CONFIG_FILE = "config.yaml"
+STATUS_FILE = "status.json"
+SUMMARY_FILE = "summary.json"
+FAILURE_FILE = "failure.json"
+_MAX_SAME_SECOND = 1000
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and writers of one run. Holds no open file, so any rank may make one.
+
+    Attributes:
+        path: The folder.
+        status_folder: Where the status goes: the run's own folder, also for a comparison's subfolder.
+    """
+
+    path: Path
+    status_folder: Path
+
+    @classmethod
+    def create(cls, config: RunConfig, output: str | Path, name: str) -> RunFolder:
+        """Make a new folder `<output>/<name>-<YYYYmmdd-HHMMSS>[-k]` with the resolved config in it.
+
+        Args:
+            config: The run; written as config.yaml.
+            output: Parent folder; made if missing.
+            name: Start of the folder's name.
+
+        Raises:
+            LaunchError: If the folder cannot be made.
+        """
+        try:
+            Path(output).mkdir(parents=True, exist_ok=True)
+            folder = cls.open(_make_new(Path(output), f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+            folder.log_folder.mkdir()
+        except OSError as error:
+            reason = f"no run folder can be made there ({error.strerror}). Choose another output."
+            raise LaunchError(f"{output}: {reason}") from error
+        folder.write_config(config)
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Return a folder that exists.
+
+        Raises:
+            LaunchError: If there is none.
+        """
+        folder = Path(path).absolute()
+        if not folder.is_dir():
+            raise LaunchError(f"{folder}: no such run folder.")
+        return cls(folder, folder)
+
+    def subfolder(self, name: str) -> RunFolder:
+        """Return the folder of a comparison inside this run; its status stays the run's status."""
+        path = self.path / name
+        path.mkdir(exist_ok=True)
+        return RunFolder(path, self.status_folder)
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved run."""
+        return self.path / CONFIG_FILE
+
+    @property
+    def log_folder(self) -> Path:
+        """One log per rank, and the launcher's."""
+        return self.path / "logs"
+
+    @property
+    def launcher_log(self) -> Path:
+        """Standard output and error of mpirun and of all that did not go into a rank's log."""
+        return self.log_folder / "launcher.log"
+
+    def log_path(self, mpi_rank: int) -> Path:
+        """Return the log of a rank."""
+        return self.log_folder / f"rank-{mpi_rank:04d}.log"
+
+    def write_config(self, config: RunConfig, facts: Mapping[str, object] | None = None) -> None:
+        """Write the resolved run; `facts` (versions, commit, what "auto" became) go above it as comments."""
+        lines = [f"# {key}: {value}\n" for key, value in (facts or {}).items()]
+        _write_atomic(self.config_path, "".join(lines) + dump_run(config))
+
+    def append_metrics(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines to metrics.jsonl; a value that is not finite becomes null."""
+        self._append("metrics.jsonl", entries)
+
+    def append_ledger(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines to ledger.jsonl."""
+        self._append("ledger.jsonl", entries)
+
+    def append_memory(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines to memory.jsonl."""
+        self._append("memory.jsonl", entries)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield a temporary path; what was written there gets its name when the block ends well."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def write_json_atomic(self, name: str, content: Any) -> None:
+        """Write a JSON file so that a reader sees the old one or the new one, never a part."""
+        _write_atomic(self.path / name, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        self.write_json_atomic(SUMMARY_FILE, summary)
+
+    def read_summary(self) -> dict[str, Any]:
+        """Return summary.json.
+
+        Raises:
+            LaunchError: If the run left none.
+        """
+        summary = _read_object(self.path / SUMMARY_FILE)
+        if summary is None:
+            raise LaunchError(f"{self.path}: the run left no {SUMMARY_FILE}. See {self.log_folder}.")
+        return summary
+
+    def status(self, status: Mapping[str, Any]) -> None:
+        """Replace the run's status, which the live display reads."""
+        _write_atomic(self.status_folder / STATUS_FILE, json.dumps(_finite(status)))
+
+    def read_status(self) -> dict[str, Any] | None:
+        """Return the last status, or None before the first one."""
+        return _read_object(self.status_folder / STATUS_FILE)
+
+    def record_failure(self, mpi_rank: int, text: str) -> bool:
+        """Keep the traceback of the rank that fails first.
+
+        Args:
+            mpi_rank: Who failed.
+            text: Its traceback.
+
+        Returns:
+            Whether this was the first; later ones are dropped.
+        """
+        content = json.dumps({"mpi_rank": mpi_rank, "text": text})
+        mine = _write_temporary(self.status_folder / FAILURE_FILE, content)
+        try:
+            os.link(mine, self.status_folder / FAILURE_FILE)  # atomic, complete, and refused if another was first
+        except FileExistsError:
+            return False
+        finally:
+            mine.unlink()
+        return True
+
+    def read_failure(self) -> dict[str, Any] | None:
+        """Return {"mpi_rank", "text"} of the rank that failed first, or None."""
+        return _read_object(self.status_folder / FAILURE_FILE)
+
+    def _append(self, name: str, entries: Iterable[Mapping[str, Any]]) -> None:
+        lines = "".join(json.dumps(_finite(entry), allow_nan=False) + "\n" for entry in entries)
+        if lines:
+            with open(self.path / name, "ab", buffering=0) as file:
+                file.write(lines.encode())
+
+
+def _make_new(output: Path, stem: str) -> Path:
+    """Make a folder that did not exist; `-2`, `-3`, ... tell runs of the same second apart."""
+    for number in range(1, _MAX_SAME_SECOND):
+        path = output / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise LaunchError(f"{output / stem}: {_MAX_SAME_SECOND} runs of this name began in one second.")
+
+
+def _write_temporary(path: Path, text: str) -> Path:
+    """Write beside `path`, under a name that no other process uses."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    return temporary
+
+
+def _write_atomic(path: Path, text: str) -> None:
+    os.replace(_write_temporary(path, text), path)
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN or infinity; they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

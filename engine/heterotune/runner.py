@@ -1,0 +1,97 @@
+"""Runs a checked run's strategies one after the other on the same federation and writes what remains of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from heterotune.collective.channel import ROOT, Channel
+from heterotune.federation import Federation, load_backbones
+from heterotune.journal import Journal
+from heterotune.preflight import CheckedRun, public_rows
+from heterotune.run_folder import RunFolder
+from heterotune.simulation import Simulation
+from heterotune.strategies import make_strategy
+from heterotune.summary import summarise
+
+
+def run_strategies(
+    checked: CheckedRun, channel: Channel, device: torch.device, folder: RunFolder, *, started: float
+) -> None:
+    """Run `strategy` and then each of `compare_with`. Every rank must call this.
+
+    Args:
+        checked: The run.
+        channel: The ranks.
+        device: Where this rank computes.
+        folder: The run folder; comparisons go to folders in it.
+        started: `time.perf_counter()` at the start of the process.
+    """
+    config = checked.config
+    names = [model_type.name for model_type in checked.model_types]
+    journal = Journal(folder, channel, names, config.strategy, config.rounds)
+    with journal.phase("load"):
+        federation = Federation(
+            config=config,
+            channel=channel,
+            model_types=checked.model_types,
+            clients=checked.clients,
+            data=checked.data,
+            public=public_rows(checked),
+            backbones=load_backbones(checked.model_types, config, device),
+            device=device,
+        )
+    summary = _run_one(federation, config.strategy, journal, started)
+    comparisons = {}
+    for name in config.compare_with:
+        beside = Journal(folder.subfolder("compare").subfolder(name), channel, names, name, config.rounds)
+        comparisons[name] = _run_one(federation, name, beside, time.perf_counter())
+    if channel.mpi_rank == ROOT:
+        folder.write_summary({**summary, "compare": comparisons})
+        folder.status({"state": "done", "strategy": config.strategy, "round": config.rounds, "rounds": config.rounds})
+
+
+def _run_one(federation: Federation, name: str, journal: Journal, started: float) -> dict[str, Any]:
+    """Run one strategy; returns its summary at the root, an empty one elsewhere."""
+    config = federation.config
+    simulation = Simulation(federation, make_strategy(name, config), journal, _chunk_clients(federation))
+    begun = time.perf_counter()
+    simulation.run()
+    simulation.close()
+    if not journal.is_root:
+        return {}
+    _save_adapters(simulation, journal)
+    summary = summarise(
+        journal,
+        simulation.adapters,
+        federation.model_types,
+        seconds=time.perf_counter() - begun,
+        startup_seconds=begun - started,
+        dtype=config.backbone.dtype,
+    )
+    journal.run_folder.write_summary(summary)
+    return summary
+
+
+def _chunk_clients(federation: Federation) -> dict[int, int]:
+    """Return the clients per chunk of every model type."""
+    chosen = federation.config.chunk.clients
+    return {m.index: 4 if chosen == "auto" else chosen for m in federation.model_types}
+
+
+def _save_adapters(simulation: Simulation, journal: Journal) -> None:
+    """Write every model type's shared tensors as safetensors, whole or not at all."""
+    for place, model_type in enumerate(simulation.federation.model_types):
+        tensors = simulation.adapters.of_model_type(place)
+        frame = simulation.frames[place]
+        if frame is not None:
+            tensors |= {"head.V": frame.down_RD, "head.mean": frame.mean_D, "head.Q": frame.basis_QV}
+        whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        with journal.run_folder.writing(f"adapters/{model_type.name}.safetensors") as path:
+            # One entry: safetensors writes several in no fixed order, and equal runs should leave equal files.
+            about = {"strategy": simulation.strategy.name, "model_type": model_type.name}
+            save_file(whole, path, metadata={"heterotune": json.dumps(about)})

@@ -1,0 +1,15 @@
+"""Federated methods, one file each. None of them knows how many ranks there are."""
+
+from __future__ import annotations
+
+from heterotune.config.schema import RunConfig
+from heterotune.strategies.fedavg_lora import FedavgLora
+from heterotune.strategies.heterotune import Heterotune
+from heterotune.strategies.strategy import Strategy
+
+
+def make_strategy(name: str, config: RunConfig) -> Strategy:
+    """Return the strategy that a run file names, with its own section of options."""
+    if name == "heterotune":
+        return Heterotune(config.heterotune)
+    return FedavgLora(config.fedavg_lora)

@@ -1,0 +1,132 @@
+"""HeteroTune: DeMA's table of scopes and CMGA at the server.
+
+Our reconstruction from the abstract of arXiv:2411.16796v2; the paper's formulas were not readable to us. The default
+follows small experiments: siblings share their LoRA by original layer (scope "width"), every type shares the branch at
+the head (scope "fleet"), whose input side is aligned on public text.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heterotune.adapters.layout import AdapterLayout, HeadBranch, TensorSpec
+from heterotune.aggregation.cmga import CmgaDiagnostics, align
+from heterotune.config.schema import HeterotuneOptions
+from heterotune.fleet.model_types import ModelType
+from heterotune.strategies.lora_branches import LoraBranch, lora_table, target_linears
+from heterotune.strategies.strategy import Combined, TypeUpdate, holders, type_weights, weighted_mean
+
+HEAD_CORE = "head.S"
+
+
+@dataclass(frozen=True)
+class Heterotune:
+    """Dense mixture of adapters: every branch is active for every token; scopes say who shares what."""
+
+    options: HeterotuneOptions
+    name: str = "heterotune"
+
+    def layout(self, model_type: ModelType, fleet: Sequence[ModelType]) -> AdapterLayout:
+        """Return the branches of a model type: LoRA by width or type, the shared head, personal ones if asked for."""
+        rows = [row for branch in self._branches(model_type, fleet) for row in self._table(model_type, branch)]
+        tensors = [tensor for _, tensors in rows for tensor in tensors]
+        head = None
+        if self.options.head_rank:
+            head = HeadBranch(HEAD_CORE, self.options.head_rank, self.options.head_basis)
+            tensors.append(self._head_core())
+        return AdapterLayout(model_type.name, tuple(tensors), tuple(site for site, _ in rows), head)
+
+    def combine(self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec]) -> Combined:
+        """Return the weighted mean of every tensor; where several model types share tensors, CMGA aligns them first."""
+        keys = sorted({key for update in updates for key in update.mean})
+        if self.options.cmga == "none":
+            return Combined({key: weighted_mean(updates, key) for key in keys})
+        change: dict[str, Tensor] = {}
+        metrics: list[dict[str, Any]] = []
+        for name, members, group in self._groups(updates, tensors, keys):
+            rows_MP = torch.stack([torch.cat([member.mean[key] for key in group]) for member in members])
+            combined_P, seen = align(
+                rows_MP,
+                weight_M=type_weights(members),
+                rescale=self.options.cmga_rescale,
+                model_types=[member.model_type for member in members],
+            )
+            sizes = [tensors[key].num_elements for key in group]
+            change.update(zip(group, combined_P.split(sizes), strict=True))
+            if len(members) > 1:
+                metrics += _diagnostics(name, members, seen)
+        return Combined(change, metrics)
+
+    def _branches(self, model_type: ModelType, fleet: Sequence[ModelType]) -> Iterator[LoraBranch]:
+        """Yield the LoRA branches of a model type; "width" needs a sibling, else it is "type"."""
+        options = self.options
+        rank = model_type.adapter_rank or options.adapter_rank
+        trained = options.gates == "trained"
+        has_siblings = sum(other.family == model_type.family for other in fleet) > 1
+        scopes = {"width": ("width",), "type": ("type",), "split": ("width", "type")}[options.lora_scope]
+        if not has_siblings:
+            scopes = ("type",)
+        for scope in scopes:
+            yield LoraBranch(scope, scope, rank // len(scopes), options.adapter_alpha / len(scopes), trained)
+        if options.personal_rank:
+            yield LoraBranch("client", "client", options.personal_rank, options.adapter_alpha, trained)
+
+    def _table(self, model_type: ModelType, branch: LoraBranch):
+        return lora_table(model_type, target_linears(self.options.targets), branch, group_prefix="dema")
+
+    def _head_core(self) -> TensorSpec:
+        """Return S: small, so one second moment for the whole of it; zero, so that the branch starts as nothing."""
+        return TensorSpec(
+            name=HEAD_CORE,
+            shape=(self.options.head_rank + 1, self.options.head_basis),
+            scope="fleet",
+            key=f"fleet/{HEAD_CORE}",
+            group="dema.head",
+            depth_class="head",
+            learning_rate_scale=self.options.head_learning_rate_scale,
+            one_second_moment=True,
+        )
+
+    def _groups(
+        self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], keys: Sequence[str]
+    ) -> Iterator[tuple[str, list[TypeUpdate], list[str]]]:
+        """Yield (name, model types that share it, keys): tensors that CMGA aligns as one vector."""
+        grouped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+        for key in keys:
+            spec = tensors[key]
+            name = {
+                "tensor": key,
+                "depth_class": f"{spec.group}/{spec.depth_class}",
+                "branch": spec.group,
+                "model": "model",
+            }[self.options.cmga_granularity]
+            members = tuple(update.model_type for update in holders(updates, key))
+            grouped[name, members].append(key)
+        for (name, _), group in grouped.items():
+            yield name, holders(updates, group[0]), group
+
+
+def _diagnostics(group: str, members: Sequence[TypeUpdate], seen: CmgaDiagnostics) -> list[dict[str, Any]]:
+    """Return what CMGA logs of a group."""
+    numbers = {
+        "cmga/conflicts": (seen.num_conflicts, "pairs"),
+        "cmga/norm_ratio": (seen.norm_ratio, "ratio"),
+        "cmga/min_alignment": (seen.min_alignment, "dot product"),
+    }
+    metrics = [{"name": name, "group": group, "value": value, "unit": unit} for name, (value, unit) in numbers.items()]
+    names = [member.model_type for member in members]
+    for j, i in combinations(range(len(names)), 2):
+        pair = f"{names[j]}:{names[i]}"
+        cosine = float(seen.cosine_MM[i, j])
+        metrics.append({"name": "cmga/cosine", "group": group, "pair": pair, "value": cosine, "unit": "cosine"})
+    for name, weight in zip(names, type_weights(members).tolist(), strict=True):
+        entry = {"name": "cmga/weight", "group": group, "model_type": name, "value": weight, "unit": "share"}
+        metrics.append(entry)
+    return metrics

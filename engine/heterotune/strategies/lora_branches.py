@@ -1,0 +1,74 @@
+"""LoRA branches as rows of a strategy's table: one U, V pair at every target linear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from heterotune.adapters.layout import Branch, Scope, TensorSpec
+from heterotune.fleet.model_types import ALL_LINEARS, ModelType, linear_path
+
+
+@dataclass(frozen=True)
+class LoraBranch:
+    """One branch: y += gate · (alpha / rank) · U V x at every target linear of every layer.
+
+    Attributes:
+        label: The branch's name in tensor names and in the ledger's group, e.g. "width".
+        scope: Over which clients it is averaged.
+        adapter_rank: r.
+        alpha: The branch is scaled by alpha / r.
+        trained_gate: One trainable scalar for each site.
+    """
+
+    label: str
+    scope: Scope
+    adapter_rank: int
+    alpha: float
+    trained_gate: bool = False
+
+
+def target_linears(targets: Literal["all-linear"] | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the linears that get branches."""
+    return ALL_LINEARS if targets == "all-linear" else tuple(targets)
+
+
+def lora_table(
+    model_type: ModelType, targets: Iterable[str], branch: LoraBranch, *, group_prefix: str
+) -> Iterator[tuple[Branch, list[TensorSpec]]]:
+    """Yield, for every site of a model type, the branch and its tensors.
+
+    Tensors of scope "width" are keyed by the layer's number in the model that siblings were cut from, so that siblings
+    of different depth share them; scope "type" is keyed by the model type.
+    """
+    owner = {"width": f"width/{model_type.family}", "type": f"type/{model_type.name}"}.get(branch.scope, "")
+    for layer, original in enumerate(model_type.original_layers):
+        slot = original if branch.scope == "width" else layer
+        for linear in targets:
+            path = linear_path(layer, linear)
+            shared = f"{owner}/{linear_path(slot, linear)}.{branch.label}" if owner else ""
+            d_out, d_in = model_type.linear_shapes[linear]
+
+            def tensor(
+                letter: str, shape: tuple[int, ...], init: str, *, path=path, shared=shared, original=original
+            ) -> TensorSpec:
+                return TensorSpec(
+                    name=f"{path}.{branch.label}.{letter}",
+                    shape=shape,
+                    scope=branch.scope,
+                    key=shared and f"{shared}.{letter}",
+                    group=f"{group_prefix}.{branch.label}",
+                    depth_class=str(original),
+                    init=init,
+                )
+
+            tensors = [
+                tensor("U", (d_out, branch.adapter_rank), "zeros"),
+                tensor("V", (branch.adapter_rank, d_in), "kaiming"),
+            ]
+            if branch.trained_gate:
+                tensors.append(tensor("gate", (1,), "ones"))
+            scale = branch.alpha / branch.adapter_rank
+            gate = tensors[2].name if branch.trained_gate else None
+            yield Branch(path, up=tensors[0].name, down=tensors[1].name, scale=scale, gate=gate), tensors

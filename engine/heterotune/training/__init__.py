@@ -1,0 +1,1 @@
+"""Local training of a chunk of clients, with a slow reference beside it."""

@@ -1,0 +1,99 @@
+"""The rows that a chunk of clients trains on, step by step.
+
+Legend: K clients, B rows each, R = K·B rows in client order, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from heterotune.config.schema import LocalConfig
+from heterotune.data.batches import batches
+from heterotune.data.tokenizing import Rows
+from heterotune.fleet.chunks import Chunk
+from heterotune.training.objective import ChunkBatch
+
+IGNORED = -100
+
+
+def steps_of(num_rows: int, local: LocalConfig) -> int:
+    """Return a client's local steps in a round."""
+    if local.epochs is None:
+        return local.steps or 1
+    return local.epochs * -(-num_rows // local.batch_size)
+
+
+@dataclass(frozen=True)
+class PreparedChunk:
+    """A chunk's rows for all its passes, on the host.
+
+    Attributes:
+        passes: For each pass input ids and targets (R, T), int64.
+        num_clients: K.
+        padding_share: Positions of clients that still train that hold no token, over all such positions.
+    """
+
+    passes: tuple[tuple[np.ndarray, np.ndarray], ...]
+    num_clients: int
+    padding_share: float
+
+    def batches(self, device: torch.device) -> Iterator[ChunkBatch]:
+        """Yield one batch a pass, on the device where the backbone runs."""
+        for ids_RT, targets_RT in self.passes:
+            num_targets_K = (targets_RT != IGNORED).reshape(self.num_clients, -1).sum(axis=1)
+            yield ChunkBatch(*(torch.from_numpy(array).to(device) for array in (ids_RT, targets_RT, num_targets_K)))
+
+
+def prepare_chunk(
+    chunk: Chunk, rows_of: Sequence[Rows], local: LocalConfig, *, run_seed: int, round_number: int
+) -> PreparedChunk:
+    """Draw the rows of a chunk. A client's rows depend on the client and the round, not on who shares the chunk.
+
+    Rows are cut to the longest of the pass; a client that has made all its steps has rows that do not count.
+
+    Args:
+        chunk: The clients and their steps.
+        rows_of: Training rows by client id.
+        local: Batch size.
+        run_seed: The run's seed.
+        round_number: The round.
+    """
+    picks_KSB = [
+        batches(
+            rows_of[client.client_id],
+            seed=run_seed,
+            round_number=round_number,
+            client_id=client.client_id,
+            batch_size=local.batch_size,
+            num_steps=num_steps,
+        )
+        for client, num_steps in zip(chunk.clients, chunk.num_steps, strict=True)
+    ]
+    passes, num_tokens, num_positions = [], 0, 0
+    for step in range(chunk.num_passes):
+        parts = [
+            _client_rows(rows_of[client.client_id], picks_SB, step)
+            for client, picks_SB in zip(chunk.clients, picks_KSB, strict=True)
+        ]
+        longest = max(int(lengths.max()) for _, _, lengths in parts)
+        ids_RT = np.concatenate([ids[:, :longest] for ids, _, _ in parts])
+        targets_RT = np.concatenate([targets[:, :longest] for _, targets, _ in parts])
+        passes.append((ids_RT, targets_RT))
+        active = [lengths for (_, _, lengths), steps in zip(parts, chunk.num_steps, strict=True) if step < steps]
+        num_tokens += sum(int(lengths.sum()) for lengths in active)
+        num_positions += sum(len(lengths) * longest for lengths in active)
+    return PreparedChunk(tuple(passes), len(chunk.clients), 1.0 - num_tokens / num_positions)
+
+
+def _client_rows(rows: Rows, picks_SB: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a client's input ids, targets and lengths of a step; of a finished client rows that do not count."""
+    done = step >= len(picks_SB)
+    picks_B = picks_SB[0 if done else step]
+    ids, targets = rows.input_ids[picks_B], rows.targets[picks_B]
+    if done:
+        return ids, np.full_like(targets, IGNORED), np.ones_like(rows.lengths[picks_B])
+    return ids, targets, rows.lengths[picks_B]

@@ -1,0 +1,54 @@
+"""What a client minimises, for all clients of a chunk at once.
+
+Legend: K clients, B rows each, R = K·B rows, T tokens, P trained elements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from heterotune.adapters.attach import AttachedAdapter, head_features
+from heterotune.adapters.bank import Bank
+from heterotune.backbone.load import Backbone
+
+
+@dataclass(frozen=True)
+class ChunkBatch:
+    """One step's rows of a chunk, in client order.
+
+    Attributes:
+        input_ids_RT: int64, right-padded.
+        targets_RT: int64, -100 where a token does not count.
+        num_targets_K: Tokens that count, per client.
+    """
+
+    input_ids_RT: Tensor
+    targets_RT: Tensor
+    num_targets_K: Tensor
+
+
+def client_losses(backbone: Backbone, attached: AttachedAdapter, bank: Bank, batch: ChunkBatch) -> Tensor:
+    """Return each client's mean loss per token in nats, float32 (K,), differentiable in the bank's tensors.
+
+    With a backbone in lock step every rank of the group must call this.
+    """
+    frame = bank.head_frame
+    with attached.use(bank):
+        losses_RT = backbone.lm(
+            batch.input_ids_RT,
+            batch.targets_RT,
+            partial(head_features, bank=bank),
+            None if frame is None else frame.basis_QV,
+        )
+    losses_K = losses_RT.view(bank.num_clients, -1).sum(dim=1)
+    return losses_K / batch.num_targets_K.clamp(min=1)
+
+
+def idle_batch(device: torch.device) -> ChunkBatch:
+    """Return one row that counts for nothing: what a rank without work runs so that the others need not wait."""
+    ids = torch.zeros(1, 1, dtype=torch.long, device=device)
+    return ChunkBatch(ids, torch.full_like(ids, -100), torch.zeros(1, device=device))

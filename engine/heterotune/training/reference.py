@@ -1,0 +1,95 @@
+"""The slow, obvious reference: one client at a time, plain PyTorch, all logits in memory.
+
+Nothing of the fast path is used: adapters are added with `torch.nn.functional.linear`, optimisers are torch's own, the
+loss is `torch.nn.functional.cross_entropy`. Tests hold the fast path against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from heterotune.adapters.bank import HeadFrame
+from heterotune.adapters.layout import AdapterLayout
+from heterotune.backbone.frozen_lm import FrozenLM
+from heterotune.config.schema import LocalConfig
+from heterotune.training.optimizers import learning_rate_at
+
+
+def reference_logits(
+    lm: FrozenLM, layout: AdapterLayout, values: Mapping[str, Tensor], frame: HeadFrame | None, input_ids_BT: Tensor
+) -> Tensor:
+    """Return the logits of one client's rows, float32 (B, T, V). The backbone must not be sharded."""
+
+    def hook_of(branch):
+        def hook(module, inputs, output):
+            low = F.linear(inputs[0], values[branch.down])
+            gate = values[branch.gate] if branch.gate else 1.0
+            return output + branch.scale * F.linear(low * gate, values[branch.up])
+
+        return hook
+
+    handles = [lm.llama.get_submodule(b.module).register_forward_hook(hook_of(b)) for b in layout.branches]
+    try:
+        hidden = lm.llama(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+    finally:
+        for handle in handles:
+            handle.remove()
+    logits = F.linear(hidden, lm.head.weight)
+    if layout.head is not None and frame is not None:
+        aligned = F.linear(hidden - frame.mean_D, frame.down_RD)
+        with_one = torch.cat([aligned, torch.ones_like(aligned[..., :1])], dim=-1)
+        logits = logits + with_one @ values[layout.head.core] @ frame.basis_QV
+    return logits
+
+
+def train_client(
+    lm: FrozenLM,
+    layout: AdapterLayout,
+    start: Mapping[str, Tensor],
+    frame: HeadFrame | None,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    local: LocalConfig,
+    *,
+    penalty: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Train one client for a round and return its update by tensor name.
+
+    Args:
+        lm: An unsharded frozen model.
+        layout: The adapter; no tensor with `one_second_moment` under adamw (torch's AdamW has none).
+        start: Tensor name -> value at the start.
+        frame: The head branch's frozen tensors.
+        batches: (input ids, targets), one pair a step.
+        local: Optimiser, clipping and schedule.
+        penalty: A strategy's loss term on (values, start).
+    """
+    values = {name: value.clone().requires_grad_() for name, value in start.items()}
+    optimizer = _optimizer(layout, values, local)
+    for step, (input_ids, targets) in enumerate(batches):
+        rate = learning_rate_at(step, len(batches), local)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        optimizer.zero_grad()
+        logits = reference_logits(lm, layout, values, frame, input_ids)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        if penalty is not None:
+            loss = loss + penalty(values, start)
+        loss.backward()
+        if local.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(list(values.values()), local.clip_norm)
+        optimizer.step()
+    return {name: (values[name] - start[name]).detach() for name in start}
+
+
+def _optimizer(layout: AdapterLayout, values: Mapping[str, Tensor], local: LocalConfig) -> torch.optim.Optimizer:
+    groups = [{"params": [values[spec.name]], "scale": spec.learning_rate_scale} for spec in layout.tensors]
+    if local.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=local.learning_rate, betas=local.betas, eps=local.eps, weight_decay=local.weight_decay
+        )
+    momentum = local.momentum if local.optimizer == "momentum" else 0.0
+    return torch.optim.SGD(groups, lr=local.learning_rate, momentum=momentum, weight_decay=local.weight_decay)

@@ -1,0 +1,54 @@
+"""More ranks than clients of a cohort, or than cores can bear, are refused before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from heterotune.config.load import parse_run
+from heterotune.config.schema import RunConfig
+from heterotune.errors import ConfigError
+from heterotune.fleet.clients import Client, sample_cohort
+from heterotune.launching.num_ranks import check_num_ranks, cohort_size
+
+
+def config(cohort: dict) -> RunConfig:
+    fleet = [
+        {"name": "small", "model": "embedded:small", "clients": 5},
+        {"name": "large", "model": "embedded:large", "clients": 8},
+        {"name": "single", "model": "embedded:large", "clients": 1},
+    ]
+    return parse_run(
+        {"name": "t", "rounds": 1, "fleet": fleet, "data": {"source": "embedded:stdlib"}, "cohort": cohort}
+    )
+
+
+@pytest.mark.parametrize("cohort", [{"fraction": 0.5}, {"fraction": 0.1}, {"fraction": 1.0}, {"clients": 7}, {}])
+def test_cohort_size_is_what_is_sampled(cohort: dict) -> None:
+    run = config(cohort)
+    owners = [owner for owner, entry in enumerate(run.fleet) for _ in range(entry.clients)]
+    clients = [Client(client_id, owner, 10) for client_id, owner in enumerate(owners)]
+    assert cohort_size(run.fleet, run.cohort) == len(sample_cohort(clients, run.cohort, run_seed=0, round_number=1))
+
+
+def test_as_many_ranks_as_make_sense() -> None:
+    check_num_ranks(config({"clients": 8}), 8, num_cores=2, oversubscribe=False)
+    check_num_ranks(config({"clients": 9}), 9, num_cores=2, oversubscribe=True)
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "message"),
+    [
+        (0, r"--ranks = 0 is less than 1\. Give at least 1\."),
+        (8, r"--ranks = 8 is more than the 7 clients of a round's cohort.* Lower it, or raise cohort"),
+        (5, r"--ranks = 5 is more than 4 ranks for each of the 1 cores here\. Lower it, or add --oversubscribe"),
+    ],
+)
+def test_ranks_that_make_no_sense(num_ranks: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_num_ranks(config({"clients": 7}), num_ranks, num_cores=1, oversubscribe=False)
+
+
+def test_both_rules_are_reported_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_num_ranks(config({"clients": 7}), 99, num_cores=1, oversubscribe=False)
+    assert len(caught.value.problems) == 2

@@ -1,0 +1,141 @@
+"""What each strategy's table of scopes says, and what its server does with exact means."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from heterotune.config.schema import FedavgLoraOptions, FleetEntry, HeterotuneOptions
+from heterotune.fleet.model_types import read_model_types
+from heterotune.strategies.fedavg_lora import FedavgLora
+from heterotune.strategies.heterotune import Heterotune
+from heterotune.strategies.strategy import TypeUpdate
+
+FLEET = read_model_types(
+    tuple(
+        FleetEntry(name=name, model=f"embedded:{name}", clients=2, siblings_of=base)
+        for name, base in [("small", None), ("large", None), ("large-3q", "large"), ("large-2q", "large")]
+    )
+)
+SMALL, LARGE, THREE, TWO = FLEET
+
+
+def layouts(strategy):
+    return [strategy.layout(model_type, FLEET) for model_type in FLEET]
+
+
+def keys(layout):
+    return {spec.key for spec in layout.travelling}
+
+
+def test_fedavg_shares_nothing_between_types():
+    found = layouts(FedavgLora(FedavgLoraOptions()))
+    assert all(spec.scope == "type" for layout in found for spec in layout.tensors)
+    assert all(keys(a).isdisjoint(keys(b)) for a in found for b in found if a is not b)
+    assert len(found[1].branches) == LARGE.num_layers * 7
+
+
+def test_siblings_share_their_lora_by_original_layer_and_all_share_the_head():
+    small, large, three, two = layouts(Heterotune(HeterotuneOptions()))
+    assert keys(two) <= keys(large) and keys(three) <= keys(large)
+    assert keys(small) & keys(large) == {"fleet/head.S"}
+    second = TWO.original_layers[1]
+    spec = next(spec for spec in two.tensors if spec.name == "layers.1.self_attn.q_proj.width.V")
+    assert spec.key == f"width/large/layers.{second}.self_attn.q_proj.width.V" and spec.depth_class == str(second)
+    assert {spec.scope for spec in small.tensors} == {"type", "fleet"}
+
+
+def test_split_gives_half_of_the_rank_to_each_scope():
+    large = Heterotune(HeterotuneOptions(lora_scope="split")).layout(LARGE, FLEET)
+    shapes = {spec.name: spec.shape for spec in large.tensors}
+    assert shapes["layers.0.self_attn.q_proj.width.V"] == shapes["layers.0.self_attn.q_proj.type.V"] == (4, LARGE.width)
+    assert {branch.scale for branch in large.branches} == {2.0}
+
+
+def test_lora_within_types_and_no_head_is_fedavg():
+    options = HeterotuneOptions(lora_scope="type", head_rank=0)
+    ours, plain = Heterotune(options).layout(TWO, FLEET), FedavgLora(FedavgLoraOptions()).layout(TWO, FLEET)
+    assert [spec.shape for spec in ours.tensors] == [spec.shape for spec in plain.tensors]
+    assert ours.head is None
+
+
+def test_personal_branches_never_travel():
+    large = Heterotune(HeterotuneOptions(personal_rank=2)).layout(LARGE, FLEET)
+    personal = [spec for spec in large.tensors if spec.scope == "client"]
+    assert len(personal) == 2 * 7 * LARGE.num_layers
+    assert not {spec.name for spec in personal} & {spec.name for spec in large.travelling}
+    assert "dema.client" not in large.group_columns
+
+
+def test_trained_gates_start_at_one():
+    small = Heterotune(HeterotuneOptions(gates="trained")).layout(SMALL, FLEET)
+    gates = [spec for spec in small.tensors if spec.name.endswith("gate")]
+    assert len(gates) == len(small.branches) and all(spec.init == "ones" for spec in gates)
+    assert all(branch.gate for branch in small.branches)
+
+
+def test_a_models_own_rank_overrides_the_strategys():
+    tiny = read_model_types((FleetEntry(name="small", model="embedded:small", clients=1, adapter_rank=3),))[0]
+    for strategy in (FedavgLora(FedavgLoraOptions()), Heterotune(HeterotuneOptions())):
+        shapes = {spec.name.rsplit(".", 1)[-1]: spec.shape for spec in strategy.layout(tiny, [tiny]).tensors}
+        assert shapes["V"][0] == 3
+
+
+def updates_for(found, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return [
+        TypeUpdate(
+            layout.model_type,
+            10 * (place + 1),
+            {s.key: torch.randn(s.num_elements, generator=draw, dtype=torch.float64) for s in layout.travelling},
+        )
+        for place, layout in enumerate(found)
+    ]
+
+
+def specs_of(found):
+    return {spec.key: spec for layout in found for spec in layout.travelling}
+
+
+def test_fedavg_adds_each_types_exact_mean():
+    strategy = FedavgLora(FedavgLoraOptions())
+    found = layouts(strategy)
+    updates = updates_for(found)
+    change = strategy.combine(updates, specs_of(found)).change
+    for update in updates:
+        assert all(torch.equal(change[key], mean) for key, mean in update.mean.items())
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "depth_class", "branch", "model"])
+def test_every_key_is_combined_once_whatever_the_granularity(granularity):
+    strategy = Heterotune(HeterotuneOptions(cmga_granularity=granularity))
+    found = layouts(strategy)
+    combined = strategy.combine(updates_for(found), specs_of(found))
+    assert set(combined.change) == set(specs_of(found))
+    assert all(combined.change[key].shape == (spec.num_elements,) for key, spec in specs_of(found).items())
+    assert {entry["name"] for entry in combined.metrics} >= {"cmga/cosine", "cmga/conflicts", "cmga/weight"}
+
+
+def test_without_cmga_or_conflict_the_result_is_the_weighted_mean():
+    plain, aligned = Heterotune(HeterotuneOptions(cmga="none")), Heterotune(HeterotuneOptions())
+    found = layouts(plain)
+    agreeing = [
+        TypeUpdate(u.model_type, u.num_rows, {key: mean.abs() for key, mean in u.mean.items()})
+        for u in updates_for(found)
+    ]
+    expected = plain.combine(agreeing, specs_of(found)).change
+    change = aligned.combine(agreeing, specs_of(found)).change
+    assert all(torch.equal(change[key], expected[key]) for key in expected)
+    key = "fleet/head.S"
+    by_hand = sum(u.num_rows * u.mean[key] for u in agreeing) / sum(u.num_rows for u in agreeing)
+    torch.testing.assert_close(expected[key], by_hand)
+
+
+def test_two_types_that_conflict_are_both_served():
+    strategy = Heterotune(HeterotuneOptions(lora_scope="type"))
+    found = [strategy.layout(model_type, FLEET) for model_type in (SMALL, LARGE)]
+    updates = updates_for(found, seed=3)
+    key = "fleet/head.S"
+    updates[1].mean[key].copy_(-0.9 * updates[0].mean[key] + 0.1 * updates[1].mean[key])
+    change = strategy.combine(updates, specs_of(found)).change[key]
+    assert all(torch.dot(change, update.mean[key]) >= 0 for update in updates)

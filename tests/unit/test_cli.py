@@ -1,0 +1,142 @@
+"""The command line: what a user gets wrong ends with exit code 2 and a message, before any rank starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from heterotune.cli import app
+from heterotune.errors import DataError
+from heterotune.run_folder import RunFolder
+
+RUN_YAML = """
+name: tiny
+rounds: 1
+fleet: [{name: small, model: "embedded:small", clients: 2}]
+data: {source: "embedded:stdlib"}
+backbone: {ds_config: none}
+"""
+
+SUMMARY = {
+    "strategy": "heterotune",
+    "rounds": 1,
+    "seconds": 1.0,
+    "seconds_per_round": 1.0,
+    "startup_seconds": 1.0,
+    "model_types": {},
+    "peak_bytes": [],
+    "global_adapter_sha256": "cd" * 32,
+}
+
+
+@pytest.fixture
+def run_yaml(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN_YAML)
+    return path
+
+
+@pytest.fixture
+def checked(monkeypatch) -> list:
+    """Replace the checks of models and data, which have tests of their own."""
+    seen: list = []
+    monkeypatch.setattr("heterotune.preflight.check", seen.append)
+    return seen
+
+
+def heterotune(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def run_folders(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "out").glob("*"))
+
+
+def test_help_and_version() -> None:
+    assert "RUN.yaml" in heterotune("run", "--help").output
+    assert heterotune("--version").output.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--ranks", 3), "--ranks = 3 is more than the 2 clients"),
+        (("--set", "roundz=3"), "roundz"),
+        (("--set", "fleet.0.clients=0", "--set", "rounds=0"), "rounds"),
+    ],
+)
+def test_bad_input_ends_before_anything_is_made(run_yaml: Path, tmp_path: Path, arguments, message: str) -> None:
+    done = heterotune("run", run_yaml, "--output", tmp_path / "out", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert run_folders(tmp_path) == []
+
+
+def test_a_missing_run_file(tmp_path: Path) -> None:
+    done = heterotune("run", tmp_path / "none.yaml")
+    assert done.exit_code == 2 and "none.yaml" in done.stderr
+
+
+def test_a_failed_preflight_leaves_no_run_folder(run_yaml: Path, tmp_path: Path, monkeypatch) -> None:
+    def refuse(config: object) -> None:
+        raise DataError("client 1 has no rows")
+
+    monkeypatch.setattr("heterotune.preflight.check", refuse)
+    done = heterotune("run", run_yaml, "--output", tmp_path / "out")
+    assert done.exit_code == 2 and "error: client 1 has no rows" in done.stderr
+    assert run_folders(tmp_path) == []
+
+
+def test_a_failed_run_shows_its_traceback_last(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+    def fail(folder: RunFolder, num_ranks: int, **options: object) -> int:
+        folder.record_failure(1, "Traceback ...\nValueError: loss is nan")
+        return 3
+
+    monkeypatch.setattr("heterotune.launching.local.run_local", fail)
+    done = heterotune("run", run_yaml, "--output", tmp_path / "out", "--ranks", 2)
+    assert done.exit_code == 1
+    assert done.stderr.rstrip().endswith("MPI rank 1 failed:\nTraceback ...\nValueError: loss is nan")
+
+
+def test_an_interrupted_run(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+    def interrupt(folder: RunFolder, num_ranks: int, **options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("heterotune.launching.local.run_local", interrupt)
+    done = heterotune("run", run_yaml, "--output", tmp_path / "out")
+    assert done.exit_code == 130 and "Interrupted; the ranks were ended" in done.stderr
+
+
+def test_a_run_that_left_no_summary_failed(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+    monkeypatch.setattr("heterotune.launching.local.run_local", lambda folder, num_ranks, **options: 0)
+    done = heterotune("run", run_yaml, "--output", tmp_path / "out")
+    assert done.exit_code != 0 and "the run left no summary.json" in done.stderr
+
+
+def test_a_run_ends_with_the_report(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+    def succeed(folder: RunFolder, num_ranks: int, **options: object) -> int:
+        folder.write_summary(SUMMARY | {"rounds": num_ranks})
+        return 0
+
+    monkeypatch.setattr("heterotune.launching.local.run_local", succeed)
+    done = heterotune("run", run_yaml, "--output", tmp_path / "out", "--ranks", 2, "--set", "seed=5")
+    assert done.exit_code == 0, done.output
+    assert "cd" * 32 in done.stdout and str(tmp_path / "out") in done.stdout.replace("\n", "")
+    (folder,) = run_folders(tmp_path)
+    assert json.loads((folder / "summary.json").read_text())["rounds"] == 2
+    assert checked[0].seed == 5
+
+
+def test_doctor_tells_what_is_wrong(monkeypatch) -> None:
+    from heterotune.doctor import Check
+
+    checks = [Check("torch", True, "2.13.0"), Check("build locks", False, "a stale lock", "heterotune doctor --fix")]
+    monkeypatch.setattr("heterotune.doctor.examine", lambda ds_config, *, fix, say: checks)
+    done = heterotune("doctor")
+    assert done.exit_code == 1
+    assert "-> heterotune doctor --fix" in done.stdout
+    monkeypatch.setattr("heterotune.doctor.examine", lambda ds_config, *, fix, say: checks[:1])
+    assert heterotune("doctor").exit_code == 0
