@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from heterotune.backbone.load import Backbone, load_backbone, pick_dtype
-from heterotune.collective.channel import Channel
-from heterotune.config.deepspeed_json import read_ds_config
+from heterotune.backbone.load import DTYPES, Backbone, load_backbone, pick_dtype, read_model
+from heterotune.backbone.mapped import mappable_file, write_mappable
+from heterotune.collective.channel import ROOT, Channel
+from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.tokenizing import Rows
@@ -41,20 +43,53 @@ class Federation:
     device: torch.device
 
 
-def load_backbones(model_types: tuple[ModelType, ...], config: RunConfig, device: torch.device) -> tuple[Backbone, ...]:
-    """Load every model type's backbone in fleet order. Every rank must call this."""
+def load_backbones(
+    model_types: tuple[ModelType, ...], config: RunConfig, channel: Channel, device: torch.device, scratch: Path
+) -> tuple[Backbone, ...]:
+    """Load every model type's backbone in fleet order. Every rank must call this.
+
+    Args:
+        model_types: The fleet.
+        config: Section `backbone` says how.
+        channel: The ranks.
+        device: Where this rank computes.
+        scratch: A folder that all ranks see, for files that are mapped; nothing is left in it.
+    """
     chosen = config.backbone
-    ds_config = None if chosen.ds_config == "none" else read_ds_config(chosen.ds_config)
-    return tuple(
+    ds_config = None if chosen.ds_config == NO_DEEPSPEED else read_ds_config(chosen.ds_config)
+    dtype = pick_dtype(chosen.dtype)
+    files: list[Path | None] = [None] * len(model_types)
+    if ds_config is None and channel.num_ranks > 1:
+        files = _write_mapped(model_types, dtype, channel, scratch)
+    backbones = tuple(
         load_backbone(
             model_type,
             ds_config=ds_config,
-            dtype=pick_dtype(chosen.dtype),
+            dtype=dtype,
             checkpointing=chosen.checkpointing,
             device=device,
+            mapped=file,
         )
-        for model_type in model_types
+        for model_type, file in zip(model_types, files, strict=True)
     )
+    channel.barrier()
+    if channel.mpi_rank == ROOT:
+        for file in files:
+            if file is not None and file.parent == scratch:
+                file.unlink()  # the pages stay as long as a rank maps them
+    return backbones
+
+
+def _write_mapped(model_types: tuple[ModelType, ...], dtype: str, channel: Channel, scratch: Path) -> list[Path | None]:
+    """Return a file to map for every model type; the root writes those whose own file does not do."""
+    files: list[Path | None] = []
+    for model_type in model_types:
+        own = mappable_file(model_type.source, DTYPES[dtype])
+        files.append(own or scratch / f".{model_type.name}.{dtype}.safetensors")
+        if own is None and channel.mpi_rank == ROOT:
+            write_mappable(read_model(model_type, dtype), files[-1])
+    channel.barrier()
+    return files
 
 
 def enlist(model_types: tuple[ModelType, ...], data: FederatedData) -> tuple[Client, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +21,9 @@ from heterotune.profiling.timing import Stopwatch
 from heterotune.run_folder import RunFolder
 from heterotune.training.chunk_batches import PreparedChunk
 from heterotune.training.local import TrainedChunk
+
+SHOW_SECONDS = 0.1
+"""The live display looks a few times a second; writing its status more often would cost short rounds dearly."""
 
 LOG = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ class Journal:
         self._losses: list[ClientLoss] = []
         self._passes: list[ChunkPasses] = []
         self._round_number = 0
+        self._shown_at = -SHOW_SECONDS
 
     @property
     def folder(self) -> Path:
@@ -94,7 +99,6 @@ class Journal:
                 {"name": "perplexity/eval", **entry, "value": math.exp(min(loss, 700.0)), "unit": "1"},
             ],
         )
-        self._show("evaluate")
 
     def chunk(self, trained: TrainedChunk, prepared: PreparedChunk, seconds: float) -> None:
         """Note a trained chunk: its clients' losses, its padding, what a pass costs."""
@@ -176,8 +180,9 @@ class Journal:
         self.metrics(round_number, [{"name": "padding_share/train", "value": share, "unit": "share of positions"}])
 
     def _show(self, phase: str) -> None:
-        """Rewrite the status that the live display reads."""
-        if self.is_root:
+        """Rewrite the status that the live display reads, a few times a second at most."""
+        if self.is_root and time.monotonic() - self._shown_at > SHOW_SECONDS:
+            self._shown_at = time.monotonic()
             latest = {name: values[-1][1] for name, values in self.losses.items()}
             self.run_folder.status(
                 {

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from heterotune.collective.channel import ROOT, Channel
+from heterotune.backbone.load import pick_dtype
+from heterotune.chunk_tuning import pick_chunk_clients
+from heterotune.collective.channel import Channel
+from heterotune.config.schema import RunConfig
 from heterotune.federation import Federation, load_backbones
 from heterotune.journal import Journal
 from heterotune.preflight import CheckedRun, public_rows
 from heterotune.run_folder import RunFolder
 from heterotune.simulation import Simulation
 from heterotune.strategies import make_strategy
-from heterotune.summary import summarise
+from heterotune.summary import environment, summarise
 
 
 def run_strategies(
@@ -42,33 +45,39 @@ def run_strategies(
             clients=checked.clients,
             data=checked.data,
             public=public_rows(checked),
-            backbones=load_backbones(checked.model_types, config, device),
+            backbones=load_backbones(checked.model_types, config, channel, device, folder.path),
             device=device,
         )
-    summary = _run_one(federation, config.strategy, journal, started)
+    simulation = Simulation(federation, make_strategy(config.strategy, config), journal)
+    chunk_clients = pick_chunk_clients(simulation)
+    if journal.is_root:
+        folder.write_config(_resolved(federation, chunk_clients), environment(channel.name, channel.num_ranks))
+    summary = _run_one(simulation, chunk_clients, started)
     comparisons = {}
     for name in config.compare_with:
+        begun = time.perf_counter()
         beside = Journal(folder.subfolder("compare").subfolder(name), channel, names, name, config.rounds)
-        comparisons[name] = _run_one(federation, name, beside, time.perf_counter())
-    if channel.mpi_rank == ROOT:
+        other = Simulation(federation, make_strategy(name, config), beside)
+        comparisons[name] = _run_one(other, chunk_clients, begun)
+    if journal.is_root:
         folder.write_summary({**summary, "compare": comparisons})
         folder.status({"state": "done", "strategy": config.strategy, "round": config.rounds, "rounds": config.rounds})
 
 
-def _run_one(federation: Federation, name: str, journal: Journal, started: float) -> dict[str, Any]:
+def _run_one(simulation: Simulation, chunk_clients: dict[int, int], started: float) -> dict[str, Any]:
     """Run one strategy; returns its summary at the root, an empty one elsewhere."""
-    config = federation.config
-    simulation = Simulation(federation, make_strategy(name, config), journal, _chunk_clients(federation))
+    journal, config = simulation.journal, simulation.config
+    simulation.chunk_clients = chunk_clients
     begun = time.perf_counter()
     simulation.run()
     simulation.close()
     if not journal.is_root:
         return {}
-    _save_adapters(simulation, journal)
+    _save_adapters(simulation)
     summary = summarise(
         journal,
         simulation.adapters,
-        federation.model_types,
+        simulation.federation.model_types,
         seconds=time.perf_counter() - begun,
         startup_seconds=begun - started,
         dtype=config.backbone.dtype,
@@ -77,13 +86,20 @@ def _run_one(federation: Federation, name: str, journal: Journal, started: float
     return summary
 
 
-def _chunk_clients(federation: Federation) -> dict[int, int]:
-    """Return the clients per chunk of every model type."""
-    chosen = federation.config.chunk.clients
-    return {m.index: 4 if chosen == "auto" else chosen for m in federation.model_types}
+def _resolved(federation: Federation, chunk_clients: dict[int, int]) -> RunConfig:
+    """Return the run with every "auto" replaced by what was picked."""
+    config = federation.config
+    of_type = {model_type.name: chunk_clients[model_type.index] for model_type in federation.model_types}
+    return config.model_copy(
+        update={
+            "threads_per_rank": torch.get_num_threads(),
+            "backbone": config.backbone.model_copy(update={"dtype": pick_dtype(config.backbone.dtype)}),
+            "chunk": config.chunk.model_copy(update={"of_type": of_type}),
+        }
+    )
 
 
-def _save_adapters(simulation: Simulation, journal: Journal) -> None:
+def _save_adapters(simulation: Simulation) -> None:
     """Write every model type's shared tensors as safetensors, whole or not at all."""
     for place, model_type in enumerate(simulation.federation.model_types):
         tensors = simulation.adapters.of_model_type(place)
@@ -91,7 +107,7 @@ def _save_adapters(simulation: Simulation, journal: Journal) -> None:
         if frame is not None:
             tensors |= {"head.V": frame.down_RD, "head.mean": frame.mean_D, "head.Q": frame.basis_QV}
         whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        with journal.run_folder.writing(f"adapters/{model_type.name}.safetensors") as path:
+        with simulation.journal.run_folder.writing(f"adapters/{model_type.name}.safetensors") as path:
             # One entry: safetensors writes several in no fixed order, and equal runs should leave equal files.
             about = {"strategy": simulation.strategy.name, "model_type": model_type.name}
             save_file(whole, path, metadata={"heterotune": json.dumps(about)})

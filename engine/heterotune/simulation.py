@@ -61,19 +61,19 @@ class RoundPlan:
 class Simulation:
     """A strategy's federation, round by round. Every rank makes one and calls the same methods in the same order."""
 
-    def __init__(
-        self, federation: Federation, strategy: Strategy, journal: Journal, chunk_clients: Mapping[int, int]
-    ) -> None:
+    def __init__(self, federation: Federation, strategy: Strategy, journal: Journal) -> None:
         """Attach the strategy's adapters to the backbones and give all ranks the root's first values.
 
         Args:
             federation: Fleet, data, backbones and channel.
             strategy: The method.
             journal: Where numbers go.
-            chunk_clients: Place of a model type -> clients per chunk.
         """
         self.federation, self.strategy, self.journal = federation, strategy, journal
-        self.config, self.channel, self.chunk_clients = federation.config, federation.channel, chunk_clients
+        self.config, self.channel = federation.config, federation.channel
+        self.chunk_clients: dict[
+            int, int
+        ] = {}  # place of a model type -> clients per chunk; set before the first round
         self.layouts = [strategy.layout(model_type, federation.model_types) for model_type in federation.model_types]
         self.attached = [
             AttachedAdapter(layout, backbone.llama)

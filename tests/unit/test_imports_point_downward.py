@@ -19,8 +19,8 @@ LEVELS = (
     ("fleet",),
     ("aggregation", "adapters", "backbone", "data"),
     ("strategies", "training", "evaluation", "collective", "run_folder", "profiling"),
-    ("client_store", "federation", "head_frames", "journal", "preflight", "server"),
-    ("launching", "doctor", "report", "runner", "simulation", "summary"),
+    ("client_store", "downlink", "federation", "head_frames", "journal", "preflight", "server", "uplink"),
+    ("chunk_tuning", "launching", "doctor", "report", "runner", "simulation", "summary"),
     ("cli", "worker"),
 )
 """From the bottom up; a name is a package or a module at the top of heterotune, "" is heterotune/__init__.py."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from heterotune.backbone.frozen_lm import FrozenLM
+from heterotune.backbone.mapped import map_model
 from heterotune.errors import ModelError
 from heterotune.fleet.model_types import ModelType
 
@@ -61,6 +63,7 @@ def load_backbone(
     dtype: str,
     checkpointing: bool,
     device: torch.device,
+    mapped: Path | None = None,
 ) -> Backbone:
     """Load, freeze and (with a DeepSpeed configuration) shard a model. Every rank must call this, in fleet order.
 
@@ -70,21 +73,22 @@ def load_backbone(
         dtype: fp32, bf16 or fp16.
         checkpointing: Recompute activations in the backward pass instead of keeping them.
         device: Where this rank computes.
+        mapped: A file to map a plain replica from, see `mapped.py`; None reads the model into this rank's memory.
 
     Raises:
         ModelError: If the weights do not fit the configuration.
     """
     torch_dtype = DTYPES[dtype]
     if ds_config is None:
-        lm = _frozen(_read(model_type, torch_dtype), checkpointing)
-        return Backbone(model_type, lm.to(device), device, in_lock_step=False)
+        plain = read_model(model_type, dtype) if mapped is None else map_model(model_type.source, mapped, torch_dtype)
+        return Backbone(model_type, _frozen(plain, checkpointing).to(device), device, in_lock_step=False)
     from heterotune.backbone import zero3
 
     if model_type.source.folder is None:
-        lm = _read(model_type, torch_dtype)
+        lm = read_model(model_type, dtype)
     else:
         with zero3.partition_while_loading(ds_config, torch_dtype):
-            lm = _read(model_type, torch_dtype)
+            lm = read_model(model_type, dtype)
     sharded = zero3.shard(_frozen(lm, checkpointing), ds_config, torch_dtype)
     return Backbone(model_type, sharded, device, in_lock_step=True)
 
@@ -93,19 +97,28 @@ def _frozen(lm: LlamaForCausalLM, checkpointing: bool) -> FrozenLM:
     lm.requires_grad_(False)
     if checkpointing:
         lm.train()
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     else:
         lm.eval()
     return FrozenLM(lm)
 
 
-def _read(model_type: ModelType, dtype: torch.dtype) -> LlamaForCausalLM:
+def read_model(model_type: ModelType, dtype: str) -> LlamaForCausalLM:
+    """Read a model's weights, or draw them if it is `random:`.
+
+    Raises:
+        ModelError: If the weights do not fit the configuration.
+    """
     source = model_type.source
     if source.folder is None:
-        return _random(source.llama, source.random_seed or 0, dtype)
+        return _random(source.llama, source.random_seed or 0, DTYPES[dtype])
     try:
         lm, report = LlamaForCausalLM.from_pretrained(
-            source.folder, dtype=dtype, local_files_only=True, output_loading_info=True, attn_implementation="sdpa"
+            source.folder,
+            dtype=DTYPES[dtype],
+            local_files_only=True,
+            output_loading_info=True,
+            attn_implementation="sdpa",
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelError(f"{model_type.name}: the weights in {source.folder} cannot be loaded ({error}).") from error

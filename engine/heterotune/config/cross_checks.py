@@ -10,7 +10,7 @@ from heterotune.config.nearest import suggestion
 
 if TYPE_CHECKING:
     from heterotune.config.method_options import HeterotuneOptions
-    from heterotune.config.schema import CohortConfig, FleetEntry
+    from heterotune.config.schema import ChunkConfig, CohortConfig, FleetEntry
 
 
 def cross_field_problems(sections: Mapping[str, Any]) -> list[str]:
@@ -108,10 +108,21 @@ def _group_problems(original: str, ranks: dict[str, int], lora_scope: str) -> li
     return []
 
 
+def _chunk_types(chunk: ChunkConfig, fleet: tuple[FleetEntry, ...]) -> list[str]:
+    """Chunk sizes are given for model types that exist."""
+    names = {entry.name for entry in fleet}
+    return [
+        f"chunk.of_type.{name} is not in the fleet. {suggestion(name, names)}"
+        for name in chunk.of_type
+        if name not in names
+    ]
+
+
 _CHECKS = (
     (_unique_names, ("fleet",)),
     (_siblings, ("fleet",)),
     (_layers, ("fleet",)),
+    (_chunk_types, ("chunk", "fleet")),
     (_cohort_size, ("cohort", "fleet")),
     (_compared, ("compare_with", "strategy")),
     (_shared_ranks, ("fleet", "heterotune", "strategy", "compare_with")),

@@ -194,7 +194,9 @@ class ChunkConfig(Section):
     """Clients that train together in one pass over the backbone."""
 
     clients: Count | Literal["auto"] = "auto"
-    """Clients per chunk, at least 1; "auto" = picked by a short measurement."""
+    """Clients per chunk, at least 1; "auto" = picked for each model type by a short measurement."""
+    of_type: dict[Name, Count] = {}
+    """Clients per chunk of single model types, instead of `clients`; config.yaml of a run says what "auto" picked."""
     max_clients: Count = 32
     """Largest chunk that "auto" may pick, at least 1."""
 

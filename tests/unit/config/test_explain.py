@@ -75,6 +75,7 @@ CASES = [
     ),
     ("heterotune.cmga_rescale=1", "heterotune.cmga_rescale = 1 is not true or false. Give true or false."),
     ("backbone.group=node", "backbone.group = 'node' is not a choice. Give 'world'."),
+    ("chunk.of_type.smal=3", "chunk.of_type.smal is not in the fleet. Did you mean small?"),
     ("chunk.clients=many", "chunk.clients = 'many' is not an integer. Give an integer, or 'auto'."),
     ("evaluate=", "evaluate = null is not a mapping. Give a mapping of keys to values."),
     ("strateggy=heterotune", "strateggy is not a known key. Did you mean strategy?"),
