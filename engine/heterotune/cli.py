@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -58,6 +60,9 @@ def run(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder in which the run folder is made.")] = None,
     oversubscribe: Annotated[bool, typer.Option("--oversubscribe", help="Allow many more ranks than cores.")] = False,
+    profile_startup: Annotated[
+        bool, typer.Option("--profile-startup", help="Say where the seconds before round 1 went.")
+    ] = False,
 ) -> None:
     """Run a federation on this machine and show what came out of it."""
     from heterotune import preflight
@@ -65,16 +70,20 @@ def run(
     from heterotune.launching.local import failure_text, run_local
     from heterotune.launching.num_ranks import check_num_ranks
     from heterotune.launching.worker_environment import usable_cores
+    from heterotune.profiling.timing import Stopwatch
     from heterotune.report.live_display import LiveDisplay
-    from heterotune.report.terminal import final_report, report_console
+    from heterotune.report.terminal import final_report, report_console, startup_table
     from heterotune.run_folder import RunFolder
 
-    console = report_console()
+    console, startup = report_console(), Stopwatch()
+    startup.add("launcher: imports", time.time() - psutil.Process().create_time())
     with _errors_end_the_command():
         config = load_run(run_yaml, [*(overrides or []), *([f"output={output}"] if output else [])])
         check_num_ranks(config, ranks, num_cores=usable_cores(), oversubscribe=oversubscribe)
-        prepare_run(config, ranks, lambda message: console.print(message, markup=False))
-        preflight.check(config)
+        with startup.phase("launcher: doctor"):
+            prepare_run(config, ranks, lambda message: console.print(message, markup=False))
+        with startup.phase("launcher: models, tokenizer, data"):
+            preflight.check(config)
         folder = RunFolder.create(config, config.output, config.name)
         console.print(f"run folder {folder.path}", markup=False, highlight=False, soft_wrap=True)
         folder.status({"state": "starting", "rounds": config.rounds})
@@ -88,7 +97,10 @@ def run(
             told = f"The run failed (exit code {code}); its folder is {folder.path}."
             typer.echo(f"{told}\n{failure_text(folder)}", err=True)
             raise typer.Exit(1)
-        console.print(final_report(folder.read_summary(), folder.path))
+        summary = folder.read_summary()
+        if profile_startup:
+            console.print(startup_table({**startup.drain(), **summary["startup"]}))
+        console.print(final_report(summary, folder.path))
 
 
 @app.command()

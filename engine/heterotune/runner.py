@@ -16,6 +16,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.federation import Federation, load_backbones
 from heterotune.journal import Journal
 from heterotune.preflight import CheckedRun, public_rows
+from heterotune.profiling.timing import Stopwatch
 from heterotune.run_folder import RunFolder
 from heterotune.simulation import Simulation
 from heterotune.strategies import make_strategy
@@ -23,7 +24,7 @@ from heterotune.summary import environment, summarise
 
 
 def run_strategies(
-    checked: CheckedRun, channel: Channel, device: torch.device, folder: RunFolder, *, started: float
+    checked: CheckedRun, channel: Channel, device: torch.device, folder: RunFolder, startup: Stopwatch
 ) -> None:
     """Run `strategy` and then each of `compare_with`. Every rank must call this.
 
@@ -32,12 +33,12 @@ def run_strategies(
         channel: The ranks.
         device: Where this rank computes.
         folder: The run folder; comparisons go to folders in it.
-        started: `time.perf_counter()` at the start of the process.
+        startup: What this process spent its time on before; goes into the summary.
     """
     config = checked.config
     names = [model_type.name for model_type in checked.model_types]
     journal = Journal(folder, channel, names, config.strategy, config.rounds)
-    with journal.phase("load"):
+    with startup.phase("backbones"), journal.phase("load"):
         federation = Federation(
             config=config,
             channel=channel,
@@ -48,27 +49,32 @@ def run_strategies(
             backbones=load_backbones(checked.model_types, config, channel, device, folder.path),
             device=device,
         )
-    simulation = Simulation(federation, make_strategy(config.strategy, config), journal)
-    chunk_clients = pick_chunk_clients(simulation)
+    with startup.phase("adapters, alignment"):
+        simulation = Simulation(federation, make_strategy(config.strategy, config), journal)
+    with startup.phase("chunk sizes"):
+        chunk_clients = pick_chunk_clients(simulation)
     if journal.is_root:
         folder.write_config(_resolved(federation, chunk_clients), environment(channel.name, channel.num_ranks))
-    summary = _run_one(simulation, chunk_clients, started)
+    summary = _run_one(simulation, chunk_clients, startup)
     comparisons = {}
     for name in config.compare_with:
-        begun = time.perf_counter()
+        startup = Stopwatch()
         beside = Journal(folder.subfolder("compare").subfolder(name), channel, names, name, config.rounds)
-        other = Simulation(federation, make_strategy(name, config), beside)
-        comparisons[name] = _run_one(other, chunk_clients, begun)
+        with startup.phase("adapters, alignment"):
+            simulation = Simulation(federation, make_strategy(name, config), beside)
+        comparisons[name] = _run_one(simulation, chunk_clients, startup)
     if journal.is_root:
         folder.write_summary({**summary, "compare": comparisons})
         folder.status({"state": "done", "strategy": config.strategy, "round": config.rounds, "rounds": config.rounds})
 
 
-def _run_one(simulation: Simulation, chunk_clients: dict[int, int], started: float) -> dict[str, Any]:
+def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Stopwatch) -> dict[str, Any]:
     """Run one strategy; returns its summary at the root, an empty one elsewhere."""
     journal, config = simulation.journal, simulation.config
     simulation.chunk_clients = chunk_clients
     begun = time.perf_counter()
+    with startup.phase("first evaluation"):
+        simulation.evaluate(0)
     simulation.run()
     simulation.close()
     if not journal.is_root:
@@ -79,7 +85,7 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], started: flo
         simulation.adapters,
         simulation.federation.model_types,
         seconds=time.perf_counter() - begun,
-        startup_seconds=begun - started,
+        startup_seconds=startup.drain(),
         dtype=config.backbone.dtype,
     )
     journal.run_folder.write_summary(summary)

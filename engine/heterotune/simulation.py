@@ -95,8 +95,7 @@ class Simulation:
             attached.detach()
 
     def run(self) -> None:
-        """Evaluate the start, then run every round."""
-        self.evaluate(0)
+        """Run every round."""
         for round_number in range(1, self.config.rounds + 1):
             self.run_round(round_number)
 

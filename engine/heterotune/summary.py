@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heterotune import __version__
@@ -25,7 +25,7 @@ def summarise(
     model_types: Sequence[ModelType],
     *,
     seconds: float,
-    startup_seconds: float,
+    startup_seconds: Mapping[str, float],
     dtype: str,
 ) -> dict[str, Any]:
     """Return the summary of one strategy (root only).
@@ -35,7 +35,7 @@ def summarise(
         adapters: Its final global adapters.
         model_types: The fleet.
         seconds: Wall time of the whole simulation.
-        startup_seconds: From the start of the process to the first round.
+        startup_seconds: What the root did from the start of its process to the first round, and how long.
         dtype: The backbones' dtype, for the full model's bytes.
     """
     bytes_per_parameter = DTYPES[pick_dtype(dtype)].itemsize
@@ -44,7 +44,8 @@ def summarise(
         "rounds": len(journal.round_seconds),
         "seconds": seconds,
         "seconds_per_round": statistics.median(journal.round_seconds),
-        "startup_seconds": startup_seconds,
+        "startup_seconds": sum(startup_seconds.values()),
+        "startup": dict(startup_seconds),
         "model_types": {m.name: _model_type(journal, m, bytes_per_parameter) for m in model_types},
         "peak_bytes": [
             {"mpi_rank": mpi_rank, "kind": kind, "peak_bytes": peak}

@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+import psutil
+
 from heterotune.collective.channel import ROOT, Channel
+from heterotune.config.deepspeed_json import NO_DEEPSPEED
 from heterotune.config.load import load_run
 from heterotune.config.schema import RunConfig
 from heterotune.errors import HeterotuneError
 from heterotune.launching.environment import LaunchEnvironment, choose_channel_kind, read_environment
 from heterotune.launching.worker_environment import gpu_is_usable, worker_variables
+from heterotune.profiling.timing import Stopwatch
 from heterotune.run_folder import RunFolder
-
-STARTED = time.perf_counter()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,32 +98,42 @@ def _log_to(path: Path) -> None:
 
 def _run(config: RunConfig, channel: Channel, environment: LaunchEnvironment, folder: RunFolder) -> None:
     """Load the federation and run its strategies. Torch and DeepSpeed are imported here, after all cheap checks."""
+    startup = Stopwatch()
     import torch
 
     from heterotune.preflight import check
     from heterotune.runner import run_strategies
 
+    startup.add("imports", time.time() - psutil.Process().create_time())
     # A bank's gradients are views of one matrix on purpose.
     warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
     torch.set_num_threads(1 if config.threads_per_rank == "auto" else config.threads_per_rank)
-    checked = check(config)
-    address, port = _meeting_point(channel)
-    if config.backbone.ds_config != "none":
-        from heterotune.backbone.zero3 import join_backbone_group
-
-        join_backbone_group(
-            mpi_rank=channel.mpi_rank,
-            num_ranks=channel.num_ranks,
-            local_rank=environment.local_rank,
-            master_address=address,
-            master_port=port,
-            watchdog_seconds=config.watchdog_seconds,
-        )
+    with startup.phase("models, tokenizer, data"):
+        checked = check(config)
+    with startup.phase("process group"):
+        _join(config, channel, environment)
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", environment.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    run_strategies(checked, channel, device, folder, started=STARTED)
+    run_strategies(checked, channel, device, folder, startup)
+
+
+def _join(config: RunConfig, channel: Channel, environment: LaunchEnvironment) -> None:
+    """Form the process group that shards backbones. Every rank must call this."""
+    if config.backbone.ds_config == NO_DEEPSPEED:
+        return
+    from heterotune.backbone.zero3 import join_backbone_group
+
+    address, port = _meeting_point(channel)
+    join_backbone_group(
+        mpi_rank=channel.mpi_rank,
+        num_ranks=channel.num_ranks,
+        local_rank=environment.local_rank,
+        master_address=address,
+        master_port=port,
+        watchdog_seconds=config.watchdog_seconds,
+    )
 
 
 def _meeting_point(channel: Channel) -> tuple[str, int]:

@@ -23,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).parent / "peers"), str(REPOSITORY / "engine")
 
 import installation  # noqa: E402
 import report  # noqa: E402
-from job import Job, load_job, relative_difference, save_job  # noqa: E402
+from job import load_job, relative_difference, save_job  # noqa: E402
 from make_job import WORKS, make_job, write_run_file  # noqa: E402
 from systems import SYSTEMS, RunFailed, Setting, run_system  # noqa: E402
 
@@ -42,9 +42,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     python = installation.install(options.folder / "venv", say=_say)
     num_rounds = options.rounds or (QUICK_ROUNDS if options.quick else NUM_ROUNDS[options.work])
-    run_file = write_run_file(
-        folder, WORKS[options.work], num_rounds=num_rounds, chunk_clients=options.chunk_clients
-    )
+    run_file = write_run_file(folder, WORKS[options.work], num_rounds=num_rounds, chunk_clients=options.chunk_clients)
     save_job(folder / "job.npz", make_job(run_file))
     setting = Setting(folder, run_file, folder / "job.npz", python, options.timeout_seconds)
     try:
@@ -81,7 +79,8 @@ def take_turns(names: Sequence[str], setting: Setting, num_turns: int) -> list[r
                 gap = f"{difference:.1e} of what was learned away from that of {names[0]}"
                 raise RunFailed(f"{name}, run {turn + 1}: its adapter is {gap}; the tolerance is {TOLERANCE:.0e}.")
             runs.append(report.Run(name, turn + 1, outcome.timed_seconds, difference, load_average))
-            _say(f"run {turn + 1}  {name:<20} {runs[-1].median_seconds:9.4f} s a round, adapter within {difference:.1e}")
+            figure = f"{runs[-1].median_seconds:9.4f} s a round, adapter within {difference:.1e}"
+            _say(f"run {turn + 1}  {name:<20} {figure}")
     return runs
 
 

@@ -26,7 +26,11 @@ class Stopwatch:
         try:
             yield
         finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + self._now_seconds() - started
+            self.add(name, self._now_seconds() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add time that was measured elsewhere to a phase."""
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def drain(self) -> dict[str, float]:
         """Return the seconds of each phase since the last call, in order of first appearance, and begin anew."""

@@ -93,6 +93,17 @@ def memory_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def startup_table(seconds: Mapping[str, float]) -> Table:
+    """Return where the time before the first round went."""
+    table = Table(title="before round 1")
+    table.add_column("what")
+    table.add_column("seconds", justify="right")
+    for name, spent in seconds.items():
+        table.add_row(name, f"{spent:.2f}")
+    table.add_row("all", f"{sum(seconds.values()):.2f}", style="bold")
+    return table
+
+
 def _before_after(facts: Mapping[str, Any]) -> list[str]:
     if not facts:
         return ["-", "-"]

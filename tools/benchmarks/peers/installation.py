@@ -41,7 +41,7 @@ def versions(python: Path) -> dict[str, str]:
     Raises:
         RuntimeError: If a library that both sides use is not the same on both.
     """
-    code = f"import json; from importlib.metadata import version; print(json.dumps({{n: version(n) for n in {REPORTED}}}))"
+    code = f"import importlib.metadata as m, json; print(json.dumps({{name: m.version(name) for name in {REPORTED}}}))"
     found = json.loads(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout)
     if different := [name for name in SAME_AS_HERE if found[name] != version(name)]:
         raise RuntimeError(f"{', '.join(different)}: other versions in {python} than here. Remove that environment.")

@@ -109,7 +109,7 @@ class Outcome:
 
     @property
     def timed_seconds(self) -> np.ndarray:
-        """The rounds that count, from end to end: not the first (start-up), not the last (heterotune evaluates there)."""
+        """The rounds that count, end to end: not the first (start-up), nor the last (heterotune evaluates there)."""
         return np.diff(self.round_ends)[:-1]
 
 

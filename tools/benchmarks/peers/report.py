@@ -107,7 +107,9 @@ def summary(runs: Sequence[Run]) -> str:
 
 def draw(table_file: Path, python: Path) -> None:
     """Draw the table beside it as PNG, with the peers' Python, which has matplotlib."""
-    subprocess.run([python, Path(__file__).with_name("plot.py"), table_file, table_file.with_suffix(".png")], check=True)
+    subprocess.run(
+        [python, Path(__file__).with_name("plot.py"), table_file, table_file.with_suffix(".png")], check=True
+    )
 
 
 def _commit(repository: Path) -> str:

@@ -13,14 +13,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from job import Outcome, load_outcome
+from make_job import MODEL_TYPE, engine_lora
+from safetensors.torch import load_file
+
 from heterotune.config.load import load_run
 from heterotune.launching.local import job_environment
 from heterotune.launching.mpirun import find_mpirun, mpirun_prefix
 from heterotune.launching.worker_environment import usable_cores, worker_variables
 from heterotune.run_folder import RunFolder
-from job import Outcome, load_outcome
-from make_job import MODEL_TYPE, engine_lora
-from safetensors.torch import load_file
 
 NUM_THREADS = 2
 _SCRIPTS = Path(__file__).parent
@@ -95,8 +96,12 @@ def _heterotune(setting: Setting, *, overrides: Sequence[str] = ()) -> Outcome:
 def _run(command: Sequence[object], environ: Mapping[str, str], log_file: Path, timeout_seconds: int) -> None:
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [str(part) for part in command], env=dict(environ), stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            [str(part) for part in command],
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             code = process.wait(timeout_seconds)
