@@ -43,7 +43,6 @@ class Downlink:
             messages = dict(self._values)
             if client.client_id not in self._known_clients:
                 messages |= self._frozen
-            self._known_clients.add(client.client_id)
             for (place, group), message in messages.items():
                 if place == chunk.model_type:
                     ledger.add(
@@ -54,3 +53,7 @@ class Downlink:
                         group=group,
                         num_bytes=len(message),
                     )
+
+    def remember(self, chunks: Sequence[Chunk]) -> None:
+        """Take note of a round's whole cohort: next time its clients have the frozen tensors. Every rank calls this."""
+        self._known_clients.update(client.client_id for chunk in chunks for client in chunk.clients)

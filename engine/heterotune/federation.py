@@ -14,7 +14,7 @@ from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.tokenizing import Rows
-from heterotune.fleet.clients import Client, enlist_clients
+from heterotune.fleet.clients import Client
 from heterotune.fleet.model_types import ModelType
 
 
@@ -90,8 +90,3 @@ def _write_mapped(model_types: tuple[ModelType, ...], dtype: str, channel: Chann
             write_mappable(read_model(model_type, dtype), files[-1])
     channel.barrier()
     return files
-
-
-def enlist(model_types: tuple[ModelType, ...], data: FederatedData) -> tuple[Client, ...]:
-    """Return the clients that have rows to train on."""
-    return enlist_clients(model_types, [len(rows) for rows in data.train])

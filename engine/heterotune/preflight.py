@@ -1,4 +1,7 @@
-"""All checks that need no rank: models, tokenizer, data. What it finds wrong is an error before anything starts."""
+"""All checks that need no rank: models, tokenizer, data. What is wrong is an error before anything starts.
+
+It imports no torch: `heterotune run` calls it in the launching process.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ from heterotune.data.clients_data import FederatedData, build_federated_data, bu
 from heterotune.data.text_tokenizer import TextTokenizer, load_fleet_tokenizer
 from heterotune.data.tokenizing import Rows
 from heterotune.errors import ModelError
-from heterotune.federation import enlist
-from heterotune.fleet.clients import Client
+from heterotune.fleet.clients import Client, enlist_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
 
 
@@ -38,7 +40,8 @@ def check(config: RunConfig) -> CheckedRun:
         raise ModelError("\n".join(problems))
     num_clients = sum(model_type.num_clients for model_type in model_types)
     data = build_federated_data(config.data, config.evaluate, tokenizer, num_clients, run_seed=config.seed)
-    return CheckedRun(config, model_types, tokenizer, data, enlist(model_types, data))
+    clients = enlist_clients(model_types, [len(rows) for rows in data.train])
+    return CheckedRun(config, model_types, tokenizer, data, clients)
 
 
 def has_head(config: RunConfig) -> bool:

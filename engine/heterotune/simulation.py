@@ -149,6 +149,7 @@ class Simulation:
             for exact in sums.values():
                 self.channel.sum_to_root(exact.as_array())
             self.journal.gather_clients(plan.round_number)
+        self.downlink.remember(plan.chunks)
         if self.channel.mpi_rank != ROOT:
             return None
         return [self._mean_update(plan, place, exact) for place, exact in sums.items()]
