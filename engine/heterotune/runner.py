@@ -65,7 +65,8 @@ def run_strategies(
         comparisons[name] = _run_one(simulation, chunk_clients, startup)
     if journal.is_root:
         folder.write_summary({**summary, "compare": comparisons})
-        folder.status({"state": "done", "strategy": config.strategy, "round": config.rounds, "rounds": config.rounds})
+        last = (config.strategy, *config.compare_with)[-1]
+        folder.status({"state": "done", "strategy": last, "round": config.rounds, "rounds": config.rounds})
 
 
 def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Stopwatch) -> dict[str, Any]:
