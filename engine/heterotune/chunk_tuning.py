@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from heterotune.simulation import Simulation
 from heterotune.training.local import train_chunk
 from heterotune.training.objective import ChunkBatch
 
-TIMED_PASSES = 3
+TIMED_PASSES = 5
 MEMORY_SHARE = 0.8
 """A larger chunk is not tried if what it would add is more than this share of the memory that is free."""
 MARGIN = 0.03
@@ -40,7 +39,7 @@ MARGIN = 0.03
 
 @dataclass(frozen=True)
 class Trial:
-    """What a pass of a chunk of this many clients took, in seconds (median)."""
+    """What a pass of a chunk of this many clients took at its best, in seconds."""
 
     num_clients: int
     seconds_per_pass: float
@@ -80,10 +79,9 @@ def fastest(trials: list[Trial], num_in_cohort: int, num_ranks: int) -> int:
 
 
 def candidates(num_in_cohort: int, num_ranks: int, max_clients: int) -> list[int]:
-    """Return the chunk sizes to try: 1, 2, 4, ... and the one that gives every rank one chunk."""
-    limit = min(num_in_cohort, max_clients)
-    sizes = {2**power for power in range(limit.bit_length()) if 2**power <= limit}
-    return sorted(sizes | {min(limit, -(-num_in_cohort // num_ranks))})
+    """Return the chunk sizes to try: 1, 2, 4, ... up to the one that gives every rank one chunk."""
+    limit = min(-(-num_in_cohort // num_ranks), max_clients)
+    return sorted({2**power for power in range(limit.bit_length())} | {limit})
 
 
 def _pick(simulation: Simulation, place: int, num_in_cohort: int) -> int:
@@ -123,7 +121,10 @@ def _measure(seconds_per_pass: Callable[[int], float], sizes: list[int], channel
 
 
 def _seconds_per_pass(simulation: Simulation, place: int, num_clients: int) -> float:
-    """Train a chunk of made-up clients on full rows of random tokens and return the median seconds of a pass."""
+    """Train a chunk of made-up clients on full rows and return the seconds of its fastest pass.
+
+    The fastest, because other programs on the machine can only make a pass slower. Every rank makes the same passes.
+    """
     layout, backbone, config = simulation.layouts[place], simulation.federation.backbones[place], simulation.config
     personal = [simulation.store.load(NO_CLIENT, layout)] * num_clients
     bank = stack_clients(
@@ -142,7 +143,7 @@ def _seconds_per_pass(simulation: Simulation, place: int, num_clients: int) -> f
         if backbone.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
+    return min(seconds[1:])
 
 
 class Cache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import struct
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from heterotune.training.local import TrainedChunk
 
 SHOW_SECONDS = 0.1
 """The live display looks a few times a second; writing its status more often would cost short rounds dearly."""
+
+_LENGTH = struct.Struct("<Q")
 
 LOG = logging.getLogger(__name__)
 
@@ -107,28 +110,8 @@ class Journal:
             self._losses.append((client.client_id, chunk.model_type, client.num_rows, loss))
         self._passes.append((chunk.model_type, chunk.num_passes, seconds, prepared.padding_share))
 
-    def gather_clients(self, round_number: int) -> None:
-        """Bring this round's ledger and training losses to the root, in client order. Every rank must call this."""
-        ledgers = self.channel.gather_bytes(self.ledger.drain().to_bytes())
-        reports = self.channel.gather_bytes(json.dumps(self._losses).encode())
-        self._losses.clear()
-        if ledgers is None or reports is None:
-            return
-        arrived = Ledger()
-        for part in ledgers:
-            arrived.merge(Ledger.from_bytes(part))
-        self.run_folder.append_ledger(arrived.records())
-        self.whole_ledger.merge(arrived)
-        rows = sorted(tuple(row) for part in reports for row in json.loads(part))
-        for place, name in enumerate(self.model_types):
-            mine = [(num_rows, loss) for _, owner, num_rows, loss in rows if owner == place]
-            if mine:
-                mean = sum(num_rows * loss for num_rows, loss in mine) / sum(num_rows for num_rows, _ in mine)
-                entry = {"name": "loss/train", "model_type": name, "value": mean, "unit": "nats/token"}
-                self.metrics(round_number, [entry])
-
     def end_round(self, round_number: int, seconds: float, pass_seconds: Sequence[float]) -> list[float]:
-        """Bring memory peaks and times to the root and write them. Every rank must call this.
+        """Bring what every rank noted to the root and write it, clients in their order. Every rank must call this.
 
         Args:
             round_number: The round.
@@ -139,19 +122,50 @@ class Journal:
             What a pass costs as measured on all ranks; the same numbers on every rank.
         """
         LOG.info("%s: round %d of %d took %.2f s", self.strategy, round_number, self.rounds, seconds)
-        report = {"memory": self._memory.drain(), "seconds": self._stopwatch.drain(), "passes": self._passes}
-        gathered = self.channel.gather_bytes(json.dumps(report).encode())
-        self._passes = []
+        report = {
+            "memory": self._memory.drain(),
+            "seconds": self._stopwatch.drain(),
+            "passes": self._passes,
+            "losses": self._losses,
+        }
+        notes = json.dumps(report).encode()
+        gathered = self.channel.gather_bytes(_LENGTH.pack(len(notes)) + notes + self.ledger.drain().to_bytes())
+        self._passes, self._losses = [], []
         costs = np.array(pass_seconds, dtype=np.float64)
         if gathered is not None:
-            reports = [json.loads(part) for part in gathered]
-            self._write_memory(round_number, [report["memory"] for report in reports])
-            self._write_seconds(round_number, seconds, [report["seconds"] for report in reports])
-            passes = [tuple(row) for report in reports for row in report["passes"]]
+            reports = [self._read(part) for part in gathered]
+            self._write_ledger([ledger for _, ledger in reports])
+            self._write_losses(round_number, [tuple(row) for notes, _ in reports for row in notes["losses"]])
+            self._write_memory(round_number, [notes["memory"] for notes, _ in reports])
+            self._write_seconds(round_number, seconds, [notes["seconds"] for notes, _ in reports])
+            passes = [tuple(row) for notes, _ in reports for row in notes["passes"]]
             self._write_padding(round_number, passes)
             costs = _measured_costs(costs, passes)
         self.channel.broadcast(costs)
         return costs.tolist()
+
+    @staticmethod
+    def _read(part: bytes) -> tuple[dict[str, Any], Ledger]:
+        """Split what a rank sent: its notes and its ledger."""
+        (num_bytes,) = _LENGTH.unpack_from(part)
+        end = _LENGTH.size + num_bytes
+        return json.loads(part[_LENGTH.size : end]), Ledger.from_bytes(part[end:])
+
+    def _write_ledger(self, by_rank: Sequence[Ledger]) -> None:
+        arrived = Ledger()
+        for ledger in by_rank:
+            arrived.merge(ledger)
+        self.run_folder.append_ledger(arrived.records())
+        self.whole_ledger.merge(arrived)
+
+    def _write_losses(self, round_number: int, rows: Sequence[ClientLoss]) -> None:
+        entries = []
+        for place, name in enumerate(self.model_types):
+            mine = [(num_rows, loss) for _, owner, num_rows, loss in sorted(rows) if owner == place]
+            if mine:
+                mean = sum(num_rows * loss for num_rows, loss in mine) / sum(num_rows for num_rows, _ in mine)
+                entries.append({"name": "loss/train", "model_type": name, "value": mean, "unit": "nats/token"})
+        self.metrics(round_number, entries)
 
     def _write_memory(self, round_number: int, by_rank: Sequence[list[dict[str, Any]]]) -> None:
         records = []

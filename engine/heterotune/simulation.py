@@ -148,7 +148,6 @@ class Simulation:
         with self.journal.phase("gather"):
             for exact in sums.values():
                 self.channel.sum_to_root(exact.as_array())
-            self.journal.gather_clients(plan.round_number)
         self.downlink.remember(plan.chunks)
         if self.channel.mpi_rank != ROOT:
             return None

@@ -5,8 +5,7 @@
 
 The job (model weights, token rows, cohorts, batches, first adapter) is written once with the engine's own functions;
 every system reads it, computes with 2 threads in all, and must end with the same adapter. The systems take turns, each
-run is a process of its own. A run's figure is its median time from the end of one round to the end of the next, without
-the first round (start-up, caches) and the last (heterotune evaluates there). Ratios are between runs of one turn.
+run is a process of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +30,11 @@ from systems import SYSTEMS, RunFailed, Setting, run_system  # noqa: E402
 # Adapters that differ by more than this share of what was learned are not the same job's: sums in another order give
 # about 1e-6 in fp32, one client in the wrong round gives more than 1e-2.
 TOLERANCE = 1e-4
+RULE = (
+    "A run's figure is its median time from the end of one round to the end of the next, without the first round "
+    "(start-up, caches) and the last (heterotune evaluates there). Ratios are between runs of one turn. Final adapters "
+    f"are equal within {TOLERANCE:.0e} of what was learned."
+)
 NUM_ROUNDS = {"A": 12, "B": 32}
 QUICK_ROUNDS = 5
 NUM_TURNS = 5
@@ -39,7 +44,8 @@ def main() -> int:
     """Run the benchmark. Returns the process's exit code."""
     options = _parse()
     folder = options.folder / f"work-{options.work}"
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     python = installation.install(options.folder / "venv", say=_say)
     num_rounds = options.rounds or (QUICK_ROUNDS if options.quick else NUM_ROUNDS[options.work])
     run_file = write_run_file(folder, WORKS[options.work], num_rounds=num_rounds, chunk_clients=options.chunk_clients)
@@ -51,9 +57,9 @@ def main() -> int:
         _say(f"error: {error}")
         return 1
     facts = report.facts(REPOSITORY, shlex.join([Path(sys.executable).name, *sys.argv]), installation.versions(python))
-    facts |= {"work": f"{options.work}: {WORKS[options.work]}, {num_rounds} rounds, {options.chunk_clients=}"}
+    facts |= {"work": f"{options.work}: {WORKS[options.work]}, {num_rounds} rounds", "rule": RULE}
     table_file = options.output / f"peers-{options.work}.csv"
-    report.write(table_file, runs, facts | {"rule": " ".join((__doc__ or "").partition("The job")[2].split())})
+    report.write(table_file, runs, facts)
     report.draw(table_file, python)
     _say(f"{report.summary(runs)}\n{table_file}")
     return 0
@@ -78,7 +84,7 @@ def take_turns(names: Sequence[str], setting: Setting, num_turns: int) -> list[r
             if not difference <= TOLERANCE:
                 gap = f"{difference:.1e} of what was learned away from that of {names[0]}"
                 raise RunFailed(f"{name}, run {turn + 1}: its adapter is {gap}; the tolerance is {TOLERANCE:.0e}.")
-            runs.append(report.Run(name, turn + 1, outcome.timed_seconds, difference, load_average))
+            runs.append(report.Run(name, turn + 1, outcome.timed_seconds, difference, load_average, outcome.note))
             figure = f"{runs[-1].median_seconds:9.4f} s a round, adapter within {difference:.1e}"
             _say(f"run {turn + 1}  {name:<20} {figure}")
     return runs

@@ -1,17 +1,19 @@
-"""Attach adapters to a frozen backbone with forward hooks; ZeRO never sees them.
+"""Attach adapters to a frozen backbone: its adapted linears compute the branches too. ZeRO never sees the adapters.
 
-Legend: R rows = K clients × B rows each, in client order; T tokens; D width; r adapter rank.
+Legend: R rows = K clients × B rows each, in client order; T tokens; D width.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from heterotune.adapters.adapted_linear import adapted_linear
 from heterotune.adapters.bank import Bank
 from heterotune.adapters.layout import AdapterLayout, Branch
 
@@ -20,21 +22,23 @@ class AttachedAdapter:
     """The branches of one layout on one backbone. `use(bank)` says whose values they carry."""
 
     def __init__(self, layout: AdapterLayout, llama: nn.Module) -> None:
-        """Register one hook per adapted linear of a `LlamaModel`. `detach()` removes them."""
-        self.layout = layout
+        """Take over `forward` of every adapted linear of a `LlamaModel`; `detach()` gives it back.
+
+        Hooks on the modules stay in force: ZeRO gathers a weight before its linear runs and before its backward pass.
+        """
         self.bank: Bank | None = None
         branches_at: dict[str, list[Branch]] = defaultdict(list)
         for branch in layout.branches:
             branches_at[branch.module].append(branch)
-        self._handles = [
-            llama.get_submodule(path).register_forward_hook(self._hook(branches))
-            for path, branches in branches_at.items()
-        ]
+        self._linears = [llama.get_submodule(path) for path in branches_at]
+        for linear, branches in zip(self._linears, branches_at.values(), strict=True):
+            assert "forward" not in vars(linear), "two adapters on one backbone"
+            linear.forward = self._forward(linear, branches)
 
     def detach(self) -> None:
-        """Remove the hooks from the backbone."""
-        for handle in self._handles:
-            handle.remove()
+        """Take the adapters off the backbone."""
+        for linear in self._linears:
+            del linear.forward
 
     @contextmanager
     def use(self, bank: Bank) -> Iterator[None]:
@@ -46,35 +50,35 @@ class AttachedAdapter:
         finally:
             self.bank = None
 
-    def _hook(self, branches: list[Branch]):
-        def add_branches(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _forward(self, linear: nn.Linear, branches: Sequence[Branch]) -> Callable[[Tensor], Tensor]:
+        def forward(x_RTD: Tensor) -> Tensor:
             if self.bank is None:
-                return output
-            for branch in branches:
-                output = add_branch(output, inputs[0], branch, self.bank)
-            return output
+                return F.linear(x_RTD, linear.weight, linear.bias)
+            down, up, scale = side_by_side(branches, self.bank, x_RTD.dtype)
+            return adapted_linear(x_RTD, linear.weight, linear.bias, down, up, scale)
 
-        return add_branches
+        return forward
 
 
-def add_branch(output_RTD: Tensor, input_RTD: Tensor, branch: Branch, bank: Bank) -> Tensor:
-    """Return output + gate · scale · U V x, each row through its own client's U and V.
+def side_by_side(branches: Sequence[Branch], bank: Bank, dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
+    """Return the branches of a site as one: V and U with their ranks side by side, and a common scale.
 
     Args:
-        output_RTD: What the frozen linear gave, shape (R, T, d_out).
-        input_RTD: Its input, shape (R, T, d_in); R is a multiple of the bank's clients, in client order.
-        branch: Which tensors.
+        branches: All branches at one linear, at least one.
         bank: Their values.
+        dtype: That of the backbone's activations.
+
+    Returns:
+        V (K, Σr, d_in), U (K, d_out, Σr) and the scale: Σ_b g_b s_b U_b V_b = scale · U V.
     """
-    num_clients = bank.num_clients
-    down_KrD = bank[branch.down].to(input_RTD.dtype)
-    up_KDr = bank[branch.up].to(input_RTD.dtype)
-    x_KND = input_RTD.reshape(num_clients, -1, input_RTD.shape[-1])
-    low_KNr = torch.bmm(x_KND, down_KrD.transpose(1, 2))
-    if branch.gate is not None:
-        low_KNr = low_KNr * bank[branch.gate].to(low_KNr.dtype).view(num_clients, 1, 1)
-    out_KND = output_RTD.reshape(num_clients, -1, output_RTD.shape[-1])
-    return torch.baddbmm(out_KND, low_KNr, up_KDr.transpose(1, 2), alpha=branch.scale).view_as(output_RTD)
+    if len(branches) == 1 and branches[0].gate is None:
+        return bank[branches[0].down].to(dtype), bank[branches[0].up].to(dtype), branches[0].scale
+    ups = []
+    for branch in branches:
+        up = bank[branch.up] * branch.scale
+        ups.append(up if branch.gate is None else up * bank[branch.gate].unsqueeze(-1))
+    down = torch.cat([bank[branch.down] for branch in branches], dim=1)
+    return down.to(dtype), torch.cat(ups, dim=2).to(dtype), 1.0
 
 
 def head_features(final_RTD: Tensor, bank: Bank) -> Tensor | None:

@@ -76,4 +76,5 @@ def test_each_row_goes_through_its_own_clients_branch():
     plain = x @ host.w.weight.T
     torch.testing.assert_close(host.w(x), plain)
     attached.detach()
-    assert not host.w._forward_hooks
+    torch.testing.assert_close(host.w(x), plain)
+    assert "forward" not in vars(host.w)

@@ -1,4 +1,4 @@
-"""The client's side of the job in Flower; a module of its own, so that a Ray actor imports it once and keeps its model."""
+"""The client's side of the job in Flower: a module of its own, so that a Ray actor imports it once, with its model."""
 
 from __future__ import annotations
 

@@ -102,10 +102,12 @@ class Outcome:
     Attributes:
         round_ends: When each round ended, on one clock, in seconds.
         lora: The adapter after the last round; names and shapes as in the job.
+        note: What the system chose by itself.
     """
 
     round_ends: np.ndarray
     lora: Arrays
+    note: str = ""
 
     @property
     def timed_seconds(self) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import yaml
 from job import Job
+from training_pass import random_model
 
 from heterotune.backbone.load import load_backbone
 from heterotune.config.load import load_run
@@ -32,29 +33,28 @@ class Work:
         model: The fleet's `random:` model.
         num_tokens: Tokens per row.
         batch_size: Rows per step.
-        learning_rate: Of the clients' SGD.
         num_clients: Clients of the fleet.
         cohort_size: Clients of a round.
         num_rows: Training rows of each client.
         num_steps: Local steps.
         adapter_rank: LoRA rank on q and v.
+        learning_rate: Of the clients' SGD.
     """
 
     model: str
     num_tokens: int
     batch_size: int
-    learning_rate: float
     num_clients: int = 64
     cohort_size: int = 16
     num_rows: int = 16
     num_steps: int = 2
     adapter_rank: int = 8
+    learning_rate: float = 1.0
 
 
-_SHAPE = "random:hidden_size={},intermediate_size={},num_hidden_layers=4,num_attention_heads=4,vocab_size=2048,seed=1"
 WORKS = {
-    "A": Work(_SHAPE.format(256, 688), num_tokens=64, batch_size=4, learning_rate=1.0),
-    "B": Work(_SHAPE.format(64, 176), num_tokens=32, batch_size=1, learning_rate=1.0),
+    "A": Work(random_model(256, num_layers=4, vocab_size=2048), num_tokens=64, batch_size=4),
+    "B": Work(random_model(64, num_layers=4, vocab_size=2048), num_tokens=32, batch_size=1),
 }
 
 

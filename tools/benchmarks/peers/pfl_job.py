@@ -92,3 +92,5 @@ if __name__ == "__main__":
     outcome = run(load_job(sys.argv[1]))
     if pytorch_ops.distributed.global_rank == 0:
         save_outcome(sys.argv[2], *outcome)
+    if torch.distributed.is_initialized():  # pfl leaves it open, and Gloo's threads then sometimes abort at exit
+        torch.distributed.destroy_process_group()

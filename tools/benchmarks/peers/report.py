@@ -23,6 +23,7 @@ COLUMNS = (
     "times_heterotune",
     "adapter_difference",
     "load_average_before",
+    "note",
 )
 
 
@@ -36,6 +37,7 @@ class Run:
         round_seconds: The rounds that count.
         adapter_difference: From the first run's adapter, as a share of what was learned.
         load_average: Of the machine in the minute before.
+        note: What the system chose by itself.
     """
 
     system: str
@@ -43,6 +45,7 @@ class Run:
     round_seconds: np.ndarray
     adapter_difference: float
     load_average: float
+    note: str = ""
 
     @property
     def median_seconds(self) -> float:
@@ -88,6 +91,7 @@ def write(path: Path, runs: Sequence[Run], header: Mapping[str, str]) -> None:
                     "" if times is None else f"{times:.3f}",
                     f"{run.adapter_difference:.1e}",
                     f"{run.load_average:.2f}",
+                    run.note,
                 ]
             )
 

@@ -87,10 +87,13 @@ def _heterotune(setting: Setting, *, overrides: Sequence[str] = ()) -> Outcome:
     command = [*prefix, sys.executable, "-m", "mpi4py", *arguments]
     environ = job_environment(os.environ, NUM_THREADS)
     environ |= worker_variables(environ, threads_per_rank=config.threads_per_rank, has_gpu=False)
+    environ["XDG_CACHE_HOME"] = str(setting.folder / "cache")  # so that an "auto" chunk is measured in this benchmark
     environ["PYTHONPATH"] = os.pathsep.join([str(_ENGINE), environ.get("PYTHONPATH", "")]).strip(os.pathsep)
     _run(command, environ, run_folder.launcher_log, setting.timeout_seconds)
     round_ends = np.array(json.loads((run_folder.path / "round_ends.json").read_text()))
-    return Outcome(round_ends, engine_lora(load_file(run_folder.path / "adapters" / f"{MODEL_TYPE}.safetensors")))
+    lora = engine_lora(load_file(run_folder.path / "adapters" / f"{MODEL_TYPE}.safetensors"))
+    picked = load_run(run_folder.config_path).chunk.of_type[MODEL_TYPE]
+    return Outcome(round_ends, lora, note=f"{picked} clients per chunk")
 
 
 def _run(command: Sequence[object], environ: Mapping[str, str], log_file: Path, timeout_seconds: int) -> None:
