@@ -25,7 +25,7 @@ from heterotune.data.tokenizing import Rows
 from heterotune.training.objective import ChunkBatch, client_losses
 
 ROWS_PER_PASS = 16
-GRADIENT_ROWS = 16
+GRADIENT_ROWS = 8
 
 
 def align_heads(

@@ -237,9 +237,12 @@ class Simulation:
         if not backbone.in_lock_step:
             return
         idle_passes = passes_in_lock_step(plan.by_rank, place) - num_passes
+        if idle_passes == 0:
+            return
         with self.journal.phase("train", plan.round_number), self.journal.idle():
+            bank = self._global_bank(place)
             for _ in range(idle_passes):
-                idle_training_pass(backbone, self.attached[place], self._global_bank(place))
+                idle_training_pass(backbone, self.attached[place], bank)
 
     def _mean_update(self, plan: RoundPlan, place: int, exact: ExactSum) -> TypeUpdate:
         layout = self.layouts[place]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -44,7 +45,7 @@ def main() -> int:
     """Run the benchmark. Returns the process's exit code."""
     options = _parse()
     if options.worker:
-        rows = measure(options.worker, options.quick, options.turns)
+        rows = measure(options.worker, options.width, options.quick, options.turns)
         if options.answer is not None and rows:
             options.answer.write_text(json.dumps(rows))
         return 0
@@ -53,11 +54,14 @@ def main() -> int:
     arguments = ["--quick"] * options.quick + ["--turns", str(options.turns)]
     rows = []
     for ds_config, num_ranks in RANKS.items():
-        rows += run_worker(Path(__file__), ["--worker", ds_config, *arguments], num_ranks=num_ranks)
+        for width in WIDTHS[:1] if options.quick else WIDTHS:
+            job = ["--worker", ds_config, "--width", str(width), *arguments]
+            measured = run_worker(Path(__file__), job, num_ranks=num_ranks)
+            rows += measured
+            print("\n".join(_notes(summarise(measured))), flush=True)
+            write_table(options.out / "fusion_turns.csv", rows)  # what there is, if a later shape fails
     summaries = summarise(rows)
-    write_table(options.out / "fusion_turns.csv", rows)
     write_table(options.out / "fusion.csv", summaries, notes=_notes(summaries))
-    print("\n".join(_notes(summaries)))
     if not options.no_plot:
         from fusion_plot import draw
 
@@ -65,8 +69,8 @@ def main() -> int:
     return 0
 
 
-def measure(ds_config: str, quick: bool, num_turns: int) -> list[dict[str, object]]:
-    """Time every shape on this job's ranks; every rank must call this. One row an entry and turn at the root."""
+def measure(ds_config: str, width: int, quick: bool, num_turns: int) -> list[dict[str, object]]:
+    """Time a width's shapes on this job's ranks; every rank must call this. One row an entry and turn at the root."""
     import torch
 
     torch.set_num_threads(1)
@@ -74,20 +78,15 @@ def measure(ds_config: str, quick: bool, num_turns: int) -> list[dict[str, objec
     if ds_config != "none":
         join_zero3(channel)
     rows: list[dict[str, object]] = []
-    for width in WIDTHS[:1] if quick else WIDTHS:
-        entries_of = _entries(ds_config, width)
-        for num_rows, num_tokens in ROWS_AND_TOKENS[:2] if quick else ROWS_AND_TOKENS:
-            shape = {
-                "ds_config": ds_config,
-                "num_ranks": channel.num_ranks,
-                "width": width,
-                "tokens_per_client": num_rows * num_tokens,
-                "num_rows": num_rows,
-            }
-            entries = entries_of(num_rows, num_tokens)
-            rows += [shape | turn for turn in _take_turns(entries, num_turns, channel.barrier)]
-            if channel.mpi_rank == 0:
-                print(shape, file=sys.stderr, flush=True)
+    entries_of = _entries(ds_config, width)
+    for num_rows, num_tokens in ROWS_AND_TOKENS[:2] if quick else ROWS_AND_TOKENS:
+        shape = {
+            "ds_config": ds_config,
+            "num_ranks": channel.num_ranks,
+            "width": width,
+            "tokens_per_client": num_rows * num_tokens,
+        }
+        rows += [shape | turn for turn in _take_turns(entries_of(num_rows, num_tokens), num_turns, channel.barrier)]
     root = channel.mpi_rank == 0
     channel.close()
     return rows if root else []
@@ -132,7 +131,7 @@ def _auto(seconds_of: dict[int, list[float]]) -> int:
     """Return what the engine's rule picks from these measurements for a cohort of 8 clients a rank."""
     from heterotune.chunk_tuning import Trial, fastest
 
-    trials = [Trial(chunk, chunk * median(seconds)) for chunk, seconds in seconds_of.items()]
+    trials = [Trial(chunk, chunk * min(seconds)) for chunk, seconds in seconds_of.items()]
     return fastest(trials, num_in_cohort=NUM_CLIENTS, num_ranks=1)
 
 
@@ -198,7 +197,9 @@ def _take_turns(entries: list[Entry], num_turns: int, barrier: Callable[[], None
             barrier()
             seconds = (time.perf_counter() - started) / client_steps
             if turn:
-                rows.append({"turn": turn, "entry": what, "chunk": chunk, "seconds_per_client_step": seconds})
+                load = round(os.getloadavg()[0], 2)
+                row = {"turn": turn, "entry": what, "chunk": chunk, "seconds_per_client_step": seconds}
+                rows.append(row | {"load_average": load})
     return rows
 
 
@@ -209,6 +210,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=NUM_TURNS, help=f"default {NUM_TURNS}")
     parser.add_argument("--no-plot", action="store_true", help="tables only; needs no matplotlib")
     parser.add_argument("--worker", choices=sorted(RANKS), help=argparse.SUPPRESS)
+    parser.add_argument("--width", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
