@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from heterotune.backbone.load import DTYPES, Backbone, load_backbone, pick_dtype, read_model
-from heterotune.backbone.mapped import mappable_file, write_mappable
+from heterotune.backbone.mapped import give_back_memory, mappable_file, write_mappable
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.schema import RunConfig
@@ -88,5 +88,6 @@ def _write_mapped(model_types: tuple[ModelType, ...], dtype: str, channel: Chann
         files.append(own or scratch / f".{model_type.name}.{dtype}.safetensors")
         if own is None and channel.mpi_rank == ROOT:
             write_mappable(read_model(model_type, dtype), files[-1])
+    give_back_memory()
     channel.barrier()
     return files

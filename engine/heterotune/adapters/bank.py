@@ -36,12 +36,27 @@ class Bank:
     row. The views are autograd leaves that share storage with `values_KP`; their gradients accumulate in `grads_KP`.
     """
 
-    def __init__(self, layout: AdapterLayout, values_KP: Tensor, head_frame: HeadFrame | None = None) -> None:
-        """Take ownership of `values_KP`, float32, contiguous, shape (K, layout.num_columns)."""
+    def __init__(
+        self,
+        layout: AdapterLayout,
+        values_KP: Tensor,
+        head_frame: HeadFrame | None = None,
+        start_KP: Tensor | None = None,
+    ) -> None:
+        """Take ownership of `values_KP`.
+
+        Args:
+            layout: The model type's adapter.
+            values_KP: float32, contiguous, shape (K, layout.num_columns).
+            head_frame: Frozen head tensors, if the layout has a head branch.
+            start_KP: The values before training, for the update; may be an expanded row where all clients start alike.
+                None copies `values_KP`.
+        """
         assert values_KP.shape[1] == layout.num_columns and values_KP.is_contiguous()
         self.layout = layout
         self.values_KP = values_KP
         self.grads_KP = torch.zeros_like(values_KP)
+        self.start_KP = values_KP.clone() if start_KP is None else start_KP
         self.head_frame = head_frame
         self._views = {spec.name: self._leaf(spec.name, spec.shape) for spec in layout.tensors}
 
@@ -82,12 +97,14 @@ def stack_clients(
         device: Where the backbone runs.
         head_frame: Frozen head tensors on that device, if the layout has a head branch.
     """
-    values_KP = torch.empty(len(personal), layout.num_columns)
-    for spec in layout.tensors:
-        columns = layout.columns[spec.name]
-        if spec.scope == "client":
-            for k, own in enumerate(personal):
-                values_KP[k, columns] = own[spec.name].flatten()
-        else:
-            values_KP[:, columns] = shared[spec.key].flatten()
-    return Bank(layout, values_KP.to(device), head_frame)
+    start_P = torch.zeros(layout.num_columns)
+    for spec in layout.travelling:
+        start_P[layout.columns[spec.name]] = shared[spec.key].flatten()
+    start_KP = start_P.to(device).expand(len(personal), -1)
+    if any(personal):
+        start_KP = start_KP.clone()
+        for spec in layout.tensors:
+            if spec.scope == "client":
+                own = torch.stack([tensors[spec.name].flatten() for tensors in personal])
+                start_KP[:, layout.columns[spec.name]] = own.to(device)
+    return Bank(layout, start_KP.clone(memory_format=torch.contiguous_format), head_frame, start_KP)

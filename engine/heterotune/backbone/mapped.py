@@ -6,6 +6,8 @@ stays one backbone for any number of ranks.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from pathlib import Path
 
 import torch
@@ -39,6 +41,14 @@ def write_mappable(lm: LlamaForCausalLM, path: Path) -> None:
         tensors.pop("lm_head.weight", None)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
+
+
+def give_back_memory() -> None:
+    """Return what a loaded and dropped model has left in this process's heap to the system, where glibc can."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def map_model(source: ModelSource, path: Path, dtype: torch.dtype) -> LlamaForCausalLM:

@@ -62,7 +62,6 @@ def train_chunk(
         local: Optimiser, clipping and schedule.
         loss_term: What a strategy adds to each client's loss.
     """
-    start_KP = bank.values_KP.clone()
     optimizer = ChunkOptimizer(bank.layout, bank.values_KP, local, chunk.num_steps)
     loss_sum_K = torch.zeros(bank.num_clients, device=bank.values_KP.device)
     for batch in batches:
@@ -70,7 +69,7 @@ def train_chunk(
         bank.zero_grad()
         losses_K = client_losses(backbone, attached, bank, batch)
         if loss_term is not None:
-            losses_K = losses_K + loss_term(bank, start_KP)
+            losses_K = losses_K + loss_term(bank, bank.start_KP)
         # Each client's tensors see its own loss only, so the sum keeps gradients apart.
         (losses_K * active_K).sum().backward()
         optimizer.step(bank.grads_KP)
@@ -78,7 +77,8 @@ def train_chunk(
     assert optimizer.step_number == chunk.num_passes
     return TrainedChunk(
         chunk,
-        update_KP=(bank.values_KP - start_KP).cpu(),
+        # Gradients are no longer needed: the update takes their place instead of more memory.
+        update_KP=torch.sub(bank.values_KP, bank.start_KP, out=bank.grads_KP).cpu(),
         values_KP=bank.values_KP.cpu(),
         loss_K=(loss_sum_K / loss_sum_K.new_tensor(chunk.num_steps)).cpu(),
     )

@@ -76,10 +76,10 @@ class ChunkOptimizer:
         if all(self.step_number < steps for steps in self.num_steps):
             rule(grads_KP, rate)
         else:
-            before_KP = self.values_KP.clone()
-            done_K1 = (self.active() == 0).unsqueeze(1)
+            done = [k for k, steps in enumerate(self.num_steps) if self.step_number >= steps]
+            kept = self.values_KP[done]
             rule(grads_KP, rate)
-            torch.where(done_K1, before_KP, self.values_KP, out=self.values_KP)
+            self.values_KP[done] = kept
         self.step_number += 1
 
     def _sgd(self, grads_KP: Tensor, rate: Tensor) -> None:
