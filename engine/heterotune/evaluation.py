@@ -62,7 +62,8 @@ def score_model_type(
         if number >= len(batches):
             idle_evaluation_pass(backbone, attached, bank)
             continue
-        loss = client_losses(backbone, attached, bank, batches[number]).double().item()
+        with attached.use(bank):
+            loss = client_losses(backbone, bank, batches[number]).double().item()
         scores.append(BatchScore(backbone.model_type.index, number, loss, int(batches[number].num_targets_K.item())))
     return scores
 

@@ -79,9 +79,9 @@ def gradient_cosines(
     gradients = []
     for backbone, adapter, bank in zip(backbones, attached, banks, strict=True):
         bank.zero_grad()
-        client_losses(
-            backbone, adapter, bank, _public_batch(public, slice(0, GRADIENT_ROWS), backbone.device)
-        ).sum().backward()
+        batch = _public_batch(public, slice(0, GRADIENT_ROWS), backbone.device)
+        with adapter.use(bank):
+            client_losses(backbone, bank, batch).sum().backward()
         gradients.append(bank[bank.layout.head.core].grad.double().flatten().cpu())
         bank.zero_grad()
     metrics = []

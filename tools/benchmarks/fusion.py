@@ -1,6 +1,6 @@
 """Client fusion: training clients together against one by one, and against a bare pass of the frozen model.
 
-    python tools/benchmarks/fusion.py                # about 8 minutes on two quiet cores; writes docs/results/fusion*
+    python tools/benchmarks/fusion.py                # about 16 minutes on two cores; writes docs/results/fusion*
     python tools/benchmarks/fusion.py --quick        # a minute: does everything still run?
 
 Each of a rank's 8 clients has the same number of tokens a step. An entry is a chunk size: stack the chunk, make its

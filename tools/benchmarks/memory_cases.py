@@ -130,16 +130,15 @@ def _chunk_figures(setting: Setting, num_clients: int) -> dict[str, Any]:
     batch = make_batch(setting, num_clients, 1, 8)
     before = _resident_bytes()
     bank = make_bank(setting, num_clients)
-    start_KP = bank.values_KP.clone()
     optimizer = ChunkOptimizer(setting.layout, bank.values_KP, LOCAL, (1,) * num_clients)
     for array_KP in (bank.grads_KP, optimizer.first_KP, optimizer.second_KP):
         array_KP.fill_(0.0)  # zeros are not resident before they are written
     gc.collect()
     at_rest = _resident_bytes()
-    pass_bytes = _peak_of(lambda: client_losses(setting.backbone, setting.attached, bank, batch).sum().backward())
+    with setting.attached.use(bank):
+        pass_bytes = _peak_of(lambda: client_losses(setting.backbone, bank, batch).sum().backward())
     step_bytes = _peak_of(lambda: optimizer.step(bank.grads_KP))
-    assert start_KP.shape == bank.values_KP.shape
-    # Values, gradient and AdamW's two moments; the values at the start are what the engine adds to them.
+    # Values, gradient and AdamW's two moments.
     owned = 4 * 4 * setting.layout.num_columns
     return _per_client(at_rest - before, num_clients, owned, step_bytes, pass_bytes)
 

@@ -64,16 +64,17 @@ def train_chunk(
     """
     optimizer = ChunkOptimizer(bank.layout, bank.values_KP, local, chunk.num_steps)
     loss_sum_K = torch.zeros(bank.num_clients, device=bank.values_KP.device)
-    for batch in batches:
-        active_K = optimizer.active()
-        bank.zero_grad()
-        losses_K = client_losses(backbone, attached, bank, batch)
-        if loss_term is not None:
-            losses_K = losses_K + loss_term(bank, bank.start_KP)
-        # Each client's tensors see its own loss only, so the sum keeps gradients apart.
-        (losses_K * active_K).sum().backward()
-        optimizer.step(bank.grads_KP)
-        loss_sum_K += losses_K.detach() * active_K
+    with attached.use(bank):
+        for batch in batches:
+            active_K = optimizer.active()
+            bank.zero_grad()
+            losses_K = client_losses(backbone, bank, batch)
+            if loss_term is not None:
+                losses_K = losses_K + loss_term(bank, bank.start_KP)
+            # Each client's tensors see its own loss only, so the sum keeps gradients apart.
+            (losses_K * active_K).sum().backward()
+            optimizer.step(bank.grads_KP)
+            loss_sum_K += losses_K.detach() * active_K
     assert optimizer.step_number == chunk.num_passes
     return TrainedChunk(
         chunk,
@@ -86,10 +87,12 @@ def train_chunk(
 
 def idle_training_pass(backbone: Backbone, attached: AttachedAdapter, idle_bank: Bank) -> None:
     """Run forward and backward over one row that counts for nothing, to stay in lock step with ranks that train."""
-    client_losses(backbone, attached, idle_bank, idle_batch(backbone.device)).sum().backward()
+    with attached.use(idle_bank):
+        client_losses(backbone, idle_bank, idle_batch(backbone.device)).sum().backward()
 
 
 @torch.no_grad()
 def idle_evaluation_pass(backbone: Backbone, attached: AttachedAdapter, idle_bank: Bank) -> None:
     """Run forward over one row that counts for nothing, to stay in lock step with ranks that evaluate."""
-    client_losses(backbone, attached, idle_bank, idle_batch(backbone.device))
+    with attached.use(idle_bank):
+        client_losses(backbone, idle_bank, idle_batch(backbone.device))

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from heterotune.adapters.attach import AttachedAdapter, head_features
+from heterotune.adapters.attach import head_features
 from heterotune.adapters.bank import Bank
 from heterotune.backbone.load import Backbone
 
@@ -31,19 +31,19 @@ class ChunkBatch:
     num_targets_K: Tensor
 
 
-def client_losses(backbone: Backbone, attached: AttachedAdapter, bank: Bank, batch: ChunkBatch) -> Tensor:
+def client_losses(backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
     """Return each client's mean loss per token in nats, float32 (K,), differentiable in the bank's tensors.
 
-    With a backbone in lock step every rank of the group must call this.
+    The bank must be in use on the backbone (`AttachedAdapter.use`), and stay so until the backward pass is done: with
+    checkpointing the backward pass runs the layers again. With a backbone in lock step every rank must call this.
     """
     frame = bank.head_frame
-    with attached.use(bank):
-        losses_RT = backbone.lm(
-            batch.input_ids_RT,
-            batch.targets_RT,
-            partial(head_features, bank=bank),
-            None if frame is None else frame.basis_QV,
-        )
+    losses_RT = backbone.lm(
+        batch.input_ids_RT,
+        batch.targets_RT,
+        partial(head_features, bank=bank),
+        None if frame is None else frame.basis_QV,
+    )
     losses_K = losses_RT.view(bank.num_clients, -1).sum(dim=1)
     return losses_K / batch.num_targets_K.clamp(min=1)
 

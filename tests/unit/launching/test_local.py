@@ -53,7 +53,7 @@ def test_a_recorded_failure_is_shown_with_its_rank(folder: RunFolder) -> None:
 
 
 def test_without_a_record_the_end_of_the_log_is_shown(folder: RunFolder) -> None:
-    run_program("import sys; print('\\n'.join(map(str, range(100)))); sys.exit('out of slots')", folder)
+    run_program("import sys; print('\\n'.join(map(str, range(100))), flush=True); sys.exit('out of slots')", folder)
     text = failure_text(folder)
     assert "The ranks ended without a traceback" in text
     assert text.endswith("out of slots")

@@ -88,7 +88,7 @@ def start_values(layout: AdapterLayout, num_clients: int, seed: int = 0) -> list
     ]
 
 
-def train_both(backbone, layout, local, *, num_steps, loss_term=None, penalty=None):
+def train_both(backbone, layout, local, *, num_steps, loss_term=None, penalty=None, with_reference=True):
     """Return (fused updates by client and name, reference updates by client and name)."""
     clients = tuple(Client(client_id, 0, 5) for client_id in range(len(num_steps)))
     chunk = Chunk(0, clients, tuple(num_steps))
@@ -106,7 +106,7 @@ def train_both(backbone, layout, local, *, num_steps, loss_term=None, penalty=No
     fused = train_chunk(backbone, attached, bank, chunk, batches_of(chunk), local, loss_term=loss_term)
     attached.detach()
     references = []
-    for client, steps, start in zip(clients, num_steps, starts, strict=True):
+    for client, steps, start in zip(clients, num_steps, starts, strict=True) if with_reference else ():
         alone = Chunk(0, (client,), (steps,))
         batches = [(b.input_ids_RT, b.targets_RT) for b in batches_of(alone)]
         references.append(train_client(backbone.lm, layout, start, frame, batches, local, penalty=penalty))
@@ -176,3 +176,14 @@ def test_gradients_do_not_mix(backbone, model_type):
     alone, _ = train_both(backbone, layout, OPTIMIZERS["sgd"], num_steps=[3, 3])
     crowded, _ = train_both(backbone, layout, OPTIMIZERS["sgd"], num_steps=[3, 3, 3, 3])
     assert_close(crowded[:2], alone)
+
+
+def test_checkpointing_changes_no_update(backbone, model_type):
+    """The backward pass runs the layers again, adapters included."""
+    recomputing = load_backbone(
+        model_type, ds_config=None, dtype="fp32", checkpointing=True, device=torch.device("cpu")
+    )
+    layout, local = make_layout(model_type), OPTIMIZERS["momentum, linear"]
+    kept, _ = train_both(backbone, layout, local, num_steps=[4, 2], with_reference=False)
+    recomputed, _ = train_both(recomputing, layout, local, num_steps=[4, 2], with_reference=False)
+    assert all(torch.equal(kept[k][name], recomputed[k][name]) for k in range(2) for name in kept[k])
