@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -76,7 +75,7 @@ def run(
     from heterotune.run_folder import RunFolder
 
     console, startup = report_console(), Stopwatch()
-    startup.add("launcher: imports", time.time() - psutil.Process().create_time())
+    startup.add("launcher: imports", time.process_time())  # a script may have become this process by exec
     with _errors_end_the_command():
         config = load_run(run_yaml, [*(overrides or []), *([f"output={output}"] if output else [])])
         check_num_ranks(config, ranks, num_cores=usable_cores(), oversubscribe=oversubscribe)
