@@ -35,10 +35,8 @@ def heldout_batches(heldout: Rows, batch_size: int, device: torch.device) -> lis
     for start in range(0, len(order), batch_size):
         picks = order[start : start + batch_size]
         num_tokens = int(heldout.lengths[picks].max())
-        targets = torch.from_numpy(heldout.targets[picks, :num_tokens])
-        ids = torch.from_numpy(heldout.input_ids[picks, :num_tokens])
-        num_targets_1 = (targets != -100).sum().view(1)
-        result.append(ChunkBatch(ids.to(device), targets.to(device), num_targets_1.to(device)))
+        ids, targets = heldout.input_ids[picks, :num_tokens], heldout.targets[picks, :num_tokens]
+        result.append(ChunkBatch.of_rows(ids, targets, 1, device))
     return result
 
 

@@ -21,7 +21,7 @@ from heterotune.adapters.layout import HeadBranch
 from heterotune.backbone.load import Backbone
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.config.schema import HeterotuneOptions
-from heterotune.data.tokenizing import Rows
+from heterotune.data.tokenizing import IGNORED, Rows
 from heterotune.training.objective import ChunkBatch, client_losses
 
 ROWS_PER_PASS = 16
@@ -99,16 +99,14 @@ def _public_states(backbone: Backbone, public: Rows, num_positions: int) -> Tens
     for start in range(0, len(public.lengths), ROWS_PER_PASS):
         batch = _public_batch(public, slice(start, start + ROWS_PER_PASS), backbone.device)
         hidden = backbone.lm(batch.input_ids_RT, None)
-        states.append(hidden[batch.targets_RT != -100].float().cpu())
+        states.append(hidden[batch.targets_RT != IGNORED].float().cpu())
         if sum(len(part) for part in states) >= num_positions:
             break
     return torch.cat(states)[:num_positions]
 
 
 def _public_batch(public: Rows, rows: slice, device: torch.device) -> ChunkBatch:
-    targets = torch.from_numpy(public.targets[rows])
-    num_targets_1 = (targets != -100).sum().view(1)
-    return ChunkBatch(torch.from_numpy(public.input_ids[rows]).to(device), targets.to(device), num_targets_1.to(device))
+    return ChunkBatch.of_rows(public.input_ids[rows], public.targets[rows], 1, device)
 
 
 def _from_root(tensor: Tensor, channel: Channel) -> Tensor:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from heterotune.backbone.head_loss import HeadLoss
-
-IGNORED = -100
+from heterotune.data.tokenizing import IGNORED
 
 
 class FrozenLM(nn.Module):

@@ -13,11 +13,9 @@ import torch
 
 from heterotune.config.schema import LocalConfig
 from heterotune.data.batches import batches
-from heterotune.data.tokenizing import Rows
+from heterotune.data.tokenizing import IGNORED, Rows
 from heterotune.fleet.chunks import Chunk
 from heterotune.training.objective import ChunkBatch
-
-IGNORED = -100
 
 
 def steps_of(num_rows: int, local: LocalConfig) -> int:
@@ -44,8 +42,7 @@ class PreparedChunk:
     def batches(self, device: torch.device) -> Iterator[ChunkBatch]:
         """Yield one batch a pass, on the device where the backbone runs."""
         for ids_RT, targets_RT in self.passes:
-            num_targets_K = (targets_RT != IGNORED).reshape(self.num_clients, -1).sum(axis=1)
-            yield ChunkBatch(*(torch.from_numpy(array).to(device) for array in (ids_RT, targets_RT, num_targets_K)))
+            yield ChunkBatch.of_rows(ids_RT, targets_RT, self.num_clients, device)
 
 
 def prepare_chunk(

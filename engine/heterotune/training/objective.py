@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from heterotune.adapters.attach import head_features
 from heterotune.adapters.bank import Bank
 from heterotune.backbone.load import Backbone
+from heterotune.data.tokenizing import IGNORED
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,21 @@ class ChunkBatch:
 
     Attributes:
         input_ids_RT: int64, right-padded.
-        targets_RT: int64, -100 where a token does not count.
+        targets_RT: int64, `IGNORED` where a token does not count.
         num_targets_K: Tokens that count, per client.
     """
 
     input_ids_RT: Tensor
     targets_RT: Tensor
     num_targets_K: Tensor
+
+    @classmethod
+    def of_rows(
+        cls, input_ids_RT: np.ndarray, targets_RT: np.ndarray, num_clients: int, device: torch.device
+    ) -> ChunkBatch:
+        """Bring rows of `num_clients` clients, in equal parts, to a device and count their targets."""
+        num_targets_K = (targets_RT != IGNORED).reshape(num_clients, -1).sum(axis=1)
+        return cls(*(torch.from_numpy(array).to(device) for array in (input_ids_RT, targets_RT, num_targets_K)))
 
 
 def client_losses(backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
@@ -51,4 +61,4 @@ def client_losses(backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
 def idle_batch(device: torch.device) -> ChunkBatch:
     """Return one row that counts for nothing: what a rank without work runs so that the others need not wait."""
     ids = torch.zeros(1, 1, dtype=torch.long, device=device)
-    return ChunkBatch(ids, torch.full_like(ids, -100), torch.zeros(1, device=device))
+    return ChunkBatch(ids, torch.full_like(ids, IGNORED), torch.zeros(1, device=device))
