@@ -38,7 +38,8 @@ class Work:
         num_rows: Training rows of each client.
         num_steps: Local steps.
         adapter_rank: LoRA rank on q and v.
-        learning_rate: Of the clients' SGD.
+        learning_rate: Of the clients' SGD. At 1.0 the job is chaotic: on 1 and on 2 threads the bare loop itself ends
+            9e-4 of what was learned apart after 32 rounds, at 0.2 within 1e-6.
     """
 
     model: str
@@ -49,7 +50,7 @@ class Work:
     num_rows: int = 16
     num_steps: int = 2
     adapter_rank: int = 8
-    learning_rate: float = 1.0
+    learning_rate: float = 0.2
 
 
 WORKS = {
