@@ -6,6 +6,7 @@ Any rank may train a client in any round, so its own tensors live where all rank
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout, initial_value
+from heterotune.checkpoint import link_files
 
 
 class ClientStore:
@@ -48,6 +50,13 @@ class ClientStore:
         unfinished = path.with_suffix(".unfinished")
         save_file(tensors, unfinished)
         os.replace(unfinished, path)
+
+    def replace_with(self, saved: Path | None) -> None:
+        """Forget all clients and take those of a checkpoint's folder. One process calls this, before anybody trains."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if saved is not None and any(saved.iterdir()):
+            self._folder.mkdir(parents=True)
+            link_files(saved, self._folder)
 
     def _path(self, client_id: int) -> Path:
         return self._folder / f"client-{client_id:06d}.safetensors"

@@ -16,13 +16,17 @@ from heterotune.server import GlobalAdapters, Messages
 
 
 class Downlink:
-    """What clients download: the latest common values before they train, frozen tensors when they first take part."""
+    """What clients download: the latest common values before they train, frozen tensors when they first take part.
+
+    Attributes:
+        known_clients: Ids of those that have taken part.
+    """
 
     def __init__(self, layouts: Sequence[AdapterLayout], frames: Sequence[HeadFrame | None]) -> None:
         """Encode the frozen tensors of the head branch; they travel once per client."""
         self._layouts = tuple(layouts)
         self._values: Messages = {}
-        self._known_clients: set[int] = set()
+        self.known_clients: set[int] = set()
         self._frozen: Messages = {}
         for place, frame in enumerate(frames):
             if frame is not None:
@@ -41,7 +45,7 @@ class Downlink:
         """Count what the clients of a chunk downloaded before they trained."""
         for client in chunk.clients:
             messages = dict(self._values)
-            if client.client_id not in self._known_clients:
+            if client.client_id not in self.known_clients:
                 messages |= self._frozen
             for (place, group), message in messages.items():
                 if place == chunk.model_type:
@@ -56,4 +60,4 @@ class Downlink:
 
     def remember(self, chunks: Sequence[Chunk]) -> None:
         """Take note of a round's whole cohort: next time its clients have the frozen tensors. Every rank calls this."""
-        self._known_clients.update(client.client_id for chunk in chunks for client in chunk.clients)
+        self.known_clients.update(client.client_id for chunk in chunks for client in chunk.clients)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+PREEMPTED = 75
+"""Exit code of a job that was asked to stop and has saved; EX_TEMPFAIL of sysexits.h: try again later."""
+
 
 class HeterotuneError(Exception):
     """Base of all errors that are not our own mistakes."""
@@ -37,6 +40,18 @@ class LaunchError(HeterotuneError):
     """The processes that were started do not form the job that was asked for."""
 
     exit_code = 2
+
+
+class CheckpointError(HeterotuneError):
+    """A checkpoint is broken, or belongs to another run."""
+
+    exit_code = 2
+
+
+class RunStopped(HeterotuneError):
+    """Somebody asked the run to stop; it has saved what it needs to go on."""
+
+    exit_code = PREEMPTED
 
 
 class WireError(HeterotuneError):

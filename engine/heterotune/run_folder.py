@@ -20,6 +20,10 @@ CONFIG_FILE = "config.yaml"
 STATUS_FILE = "status.json"
 SUMMARY_FILE = "summary.json"
 FAILURE_FILE = "failure.json"
+METRICS_FILE = "metrics.jsonl"
+LEDGER_FILE = "ledger.jsonl"
+MEMORY_FILE = "memory.jsonl"
+GROWING_FILES = (METRICS_FILE, LEDGER_FILE, MEMORY_FILE)
 _MAX_SAME_SECOND = 1000
 
 
@@ -101,15 +105,44 @@ class RunFolder:
 
     def append_metrics(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to metrics.jsonl; a value that is not finite becomes null."""
-        self._append("metrics.jsonl", entries)
+        self._append(METRICS_FILE, entries)
 
     def append_ledger(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Add lines to ledger.jsonl."""
-        self._append("ledger.jsonl", entries)
+        self._append(LEDGER_FILE, entries)
 
     def append_memory(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to memory.jsonl."""
-        self._append("memory.jsonl", entries)
+        self._append(MEMORY_FILE, entries)
+
+    def begin_attempt(self, *, resume: bool) -> None:
+        """Make the folder ready for a job: nothing of an earlier one's failure stays (root only).
+
+        Raises:
+            LaunchError: If a run has been here and is not to be resumed.
+        """
+        if not resume and any((self.path / name).exists() for name in GROWING_FILES):
+            raise LaunchError(f"{self.path} already holds a run. Resume it, or give the new run another folder.")
+        (self.path / FAILURE_FILE).unlink(missing_ok=True)
+
+    def positions(self) -> dict[str, int]:
+        """Return the length in bytes of every file that grows; 0 where there is none."""
+        paths = {name: self.path / name for name in GROWING_FILES}
+        return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
+
+    def cut_back(self, positions: Mapping[str, int]) -> None:
+        """Shorten the files that grow to what they were; a file that is not named becomes empty."""
+        for name in GROWING_FILES:
+            path = self.path / name
+            if path.exists():
+                os.truncate(path, positions.get(name, 0))
+
+    def read_ledger(self) -> Iterator[dict[str, Any]]:
+        """Go through the lines of ledger.jsonl."""
+        path = self.path / LEDGER_FILE
+        if path.exists():
+            with path.open(encoding="utf-8") as lines:
+                yield from map(json.loads, lines)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -131,13 +164,17 @@ class RunFolder:
         """Write summary.json."""
         self.write_json_atomic(SUMMARY_FILE, summary)
 
+    def find_summary(self) -> dict[str, Any] | None:
+        """Return summary.json, None if there is none."""
+        return _read_object(self.path / SUMMARY_FILE)
+
     def read_summary(self) -> dict[str, Any]:
         """Return summary.json.
 
         Raises:
             LaunchError: If the run left none.
         """
-        summary = _read_object(self.path / SUMMARY_FILE)
+        summary = self.find_summary()
         if summary is None:
             raise LaunchError(f"{self.path}: the run left no {SUMMARY_FILE}. See {self.log_folder}.")
         return summary

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from heterotune.errors import WireError
 
@@ -47,6 +47,21 @@ class Ledger:
 
     def __init__(self, entries: Iterable[LedgerEntry] = ()) -> None:
         self._entries = list(entries)
+
+    @classmethod
+    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Ledger:
+        """Return the ledger whose lines in `ledger.jsonl` these are."""
+        return cls(
+            LedgerEntry(
+                record["round"],
+                record["client"],
+                record["direction"],
+                record["group"],
+                record["model_type"],
+                record["bytes"],
+            )
+            for record in records
+        )
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -1,0 +1,72 @@
+"""Whether a run is the one that a checkpoint belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from heterotune.checkpoint import Checkpoint
+from heterotune.config.load import parse_run
+from heterotune.config.schema import RunConfig
+from heterotune.errors import ConfigError
+from heterotune.resuming import check_same_run
+
+RUN = {
+    "name": "tiny",
+    "rounds": 4,
+    "fleet": [{"name": "small", "model": "embedded:small", "clients": 2}],
+    "data": {"source": "embedded:stdlib"},
+}
+
+
+def saved(**changes: object) -> Checkpoint:
+    """A checkpoint of RUN with changes, after 3 rounds."""
+    return Checkpoint(3, {}, {"config": config(**changes).model_dump(mode="json")}, Path("clients"))
+
+
+def config(**changes: object) -> RunConfig:
+    return parse_run({**RUN, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rounds": 3},
+        {"rounds": 40},
+        {"name": "other"},
+        {"output": "elsewhere"},
+        {"watchdog_seconds": 5},
+        {"bind_cores": "never"},
+        {"backbone": {"group": "node"}},
+        {"compare_with": ["fedavg_lora"]},
+        {"checkpoint": {"every_rounds": 7}},
+        {"chunk": {"of_type": {"small": 2}}},
+    ],
+)
+def test_what_does_not_change_a_round_may_differ(changes: dict[str, object]) -> None:
+    check_same_run(saved(), config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"seed": 1}, "seed was 0 when the run began and is 1 now"),
+        ({"chunk": {"clients": 2}}, "chunk.clients was 'auto' when the run began and is 2 now"),
+        ({"backbone": {"checkpointing": True}}, "backbone.checkpointing was False"),
+        ({"fleet": [{**RUN["fleet"][0], "clients": 3}]}, "fleet.0.clients was 2 when the run began and is 3 now"),
+        ({"heterotune": {"adapter_rank": 4}}, "heterotune.adapter_rank was 8"),
+    ],
+)
+def test_what_changes_results_is_refused_by_name(changes: dict[str, object], key: str) -> None:
+    with pytest.raises(ConfigError, match=key) as caught:
+        check_same_run(saved(), config(**changes))
+    assert len(caught.value.problems) == 1
+
+
+def test_all_differences_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_same_run(saved(), config(seed=2, rounds=2, local={"steps": 3}))
+    assert [problem.split()[0] for problem in caught.value.problems] == ["local.steps", "seed", "rounds"]
+    assert "rounds = 2 is less than the 3 rounds that are done. Raise it." in caught.value.problems
