@@ -29,13 +29,13 @@ def _load(path: Path) -> ModuleType:
 _launch = _load(Path(__file__).parent / "multirank" / "launch.py")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_mpi() -> Callable:
     """`launch.run_mpi`: a script on several ranks under mpirun, with a time limit."""
     return _launch.run_mpi
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_torch() -> Callable:
     """`launch.run_torch`: a script as several plain processes with the variables of torch.distributed."""
     return _launch.run_torch

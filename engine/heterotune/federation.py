@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from heterotune.backbone.groups import group_ranks
 from heterotune.backbone.load import DTYPES, Backbone, load_backbone, pick_dtype, read_model
 from heterotune.backbone.mapped import give_back_memory, mappable_file, write_mappable
 from heterotune.collective.channel import ROOT, Channel
+from heterotune.collective.roll_call import nodes_of_ranks
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.tokenizing import Rows
 from heterotune.fleet.clients import Client
 from heterotune.fleet.model_types import ModelType
+
+if TYPE_CHECKING:
+    from heterotune.backbone.shard_group import ShardGroup
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ def load_backbones(
     files: list[Path | None] = [None] * len(model_types)
     if ds_config is None and channel.num_ranks > 1:
         files = _write_mapped(model_types, dtype, channel, scratch)
+    group = None if ds_config is None else _shard_group(config, channel)
     backbones = tuple(
         load_backbone(
             model_type,
@@ -69,6 +77,7 @@ def load_backbones(
             checkpointing=chosen.checkpointing,
             device=device,
             mapped=file,
+            group=group,
         )
         for model_type, file in zip(model_types, files, strict=True)
     )
@@ -78,6 +87,15 @@ def load_backbones(
             if file is not None and file.parent == scratch:
                 file.unlink()  # the pages stay as long as a rank maps them
     return backbones
+
+
+def _shard_group(config: RunConfig, channel: Channel) -> ShardGroup:
+    """Form the backbone groups that the run wants and return this rank's. Every rank must call this."""
+    from heterotune.backbone.shard_group import form_shard_group
+
+    nodes = nodes_of_ranks(channel, os.environ)
+    groups = group_ranks(config.backbone.group, nodes)
+    return form_shard_group(groups, channel.mpi_rank, watchdog_seconds=config.watchdog_seconds)
 
 
 def _write_mapped(model_types: tuple[ModelType, ...], dtype: str, channel: Channel, scratch: Path) -> list[Path | None]:

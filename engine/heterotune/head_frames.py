@@ -25,7 +25,7 @@ from heterotune.data.tokenizing import IGNORED, Rows
 from heterotune.training.objective import ChunkBatch, client_losses
 
 ROWS_PER_PASS = 16
-GRADIENT_ROWS = 8
+GRADIENT_ROWS = 4
 
 
 def align_heads(
@@ -50,7 +50,7 @@ def align_heads(
     Returns:
         One frame for each type, on its backbone's device; and the mean correlation between types (see `Alignment`).
     """
-    states = [_public_states(backbone, public, options.align_tokens) for backbone in backbones]
+    states = [_public_states(backbone, public, options.align_tokens, channel) for backbone in backbones]
     embeddings = [backbone.output_embedding() for backbone in backbones]
     widths = [backbone.model_type.width for backbone in backbones]
     if channel.mpi_rank == ROOT:
@@ -93,16 +93,35 @@ def gradient_cosines(
 
 
 @torch.no_grad()
-def _public_states(backbone: Backbone, public: Rows, num_positions: int) -> Tensor:
-    """Return final hidden states at the first positions that count, float32 on the CPU, (N, D)."""
-    states: list[Tensor] = []
-    for start in range(0, len(public.lengths), ROWS_PER_PASS):
-        batch = _public_batch(public, slice(start, start + ROWS_PER_PASS), backbone.device)
+def _public_states(backbone: Backbone, public: Rows, num_positions: int, channel: Channel) -> Tensor | None:
+    """Return final hidden states at the first positions that count, float32 on the CPU, (N, D); None but at the root.
+
+    Batches are dealt to ranks. Every rank must call this; all make the same number of passes.
+    """
+    batches = _first_batches(public, num_positions)
+    num_passes = -(-len(batches) // channel.num_ranks)
+    mine = []
+    for number in range(channel.mpi_rank * num_passes, (channel.mpi_rank + 1) * num_passes):
+        batch = _public_batch(public, batches[min(number, len(batches) - 1)], backbone.device)
         hidden = backbone.lm(batch.input_ids_RT, None)
-        states.append(hidden[batch.targets_RT != IGNORED].float().cpu())
-        if sum(len(part) for part in states) >= num_positions:
+        if number < len(batches):  # beyond them a rank only keeps the others company
+            mine.append(hidden[batch.targets_RT != IGNORED].float().cpu().numpy().tobytes())
+    gathered = channel.gather_bytes(b"".join(mine))
+    if gathered is None:
+        return None
+    states = np.frombuffer(bytearray().join(gathered), dtype=np.float32).reshape(-1, backbone.model_type.width)
+    return torch.from_numpy(states)[:num_positions]
+
+
+def _first_batches(public: Rows, num_positions: int) -> list[slice]:
+    """Return as many batches of rows as hold so many positions that count, all rows if there are fewer."""
+    batches, num_found = [], 0
+    for start in range(0, len(public.lengths), ROWS_PER_PASS):
+        batches.append(slice(start, start + ROWS_PER_PASS))
+        num_found += int((public.targets[batches[-1]] != IGNORED).sum())
+        if num_found >= num_positions:
             break
-    return torch.cat(states)[:num_positions]
+    return batches
 
 
 def _public_batch(public: Rows, rows: slice, device: torch.device) -> ChunkBatch:

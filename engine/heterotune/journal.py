@@ -8,8 +8,9 @@ import math
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,30 @@ ClientLoss = tuple[int, int, int, float]  # client id, model type, rows, mean tr
 ChunkPasses = tuple[int, int, float, float]  # model type, passes, seconds, padding share
 
 
+@dataclass(frozen=True)
+class RoundEnd:
+    """What every rank knows at the end of a round.
+
+    Attributes:
+        pass_seconds: What one pass of each model type costs, as measured on all ranks.
+        stop_wanted: Whether any rank was asked to stop.
+    """
+
+    pass_seconds: list[float]
+    stop_wanted: bool
+
+
 class Journal:
     """One strategy's record on every rank; only the root writes files, after it has gathered what the others noted."""
 
     def __init__(
-        self, folder: RunFolder, channel: Channel, model_types: Sequence[str], strategy: str, rounds: int
+        self,
+        folder: RunFolder,
+        channel: Channel,
+        model_types: Sequence[str],
+        strategy: str,
+        rounds: int,
+        stop_wanted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Begin an empty record.
 
@@ -48,6 +68,7 @@ class Journal:
             model_types: Names, in fleet order.
             strategy: For the status.
             rounds: For the status.
+            stop_wanted: Whether this rank was asked to stop; asked once a round.
         """
         self.run_folder, self.channel, self.model_types = folder, channel, tuple(model_types)
         self.strategy, self.rounds = strategy, rounds
@@ -56,6 +77,7 @@ class Journal:
         self.losses: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self.round_seconds: list[float] = []
         self.peak_bytes: dict[tuple[int, str], int] = {}
+        self._stop_wanted = stop_wanted
         self._memory = MemoryRecorder(channel.mpi_rank)
         self._stopwatch = Stopwatch()
         self._losses: list[ClientLoss] = []
@@ -110,28 +132,48 @@ class Journal:
             self._losses.append((client.client_id, chunk.model_type, client.num_rows, loss))
         self._passes.append((chunk.model_type, chunk.num_passes, seconds, prepared.padding_share))
 
-    def end_round(self, round_number: int, seconds: float, pass_seconds: Sequence[float]) -> list[float]:
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs to go on writing after this round (root only)."""
+        return {
+            "positions": self.run_folder.positions(),
+            "losses": self.losses,
+            "round_seconds": self.round_seconds,
+            "peak_bytes": [[*key, peak] for key, peak in self.peak_bytes.items()],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned, {} = nothing, and cut off what was written later. Every rank calls this."""
+        if not self.is_root:
+            return
+        self.run_folder.cut_back(state.get("positions", {}))
+        self.whole_ledger = Ledger.from_records(self.run_folder.read_ledger())
+        self.round_seconds = list(state.get("round_seconds", ()))
+        self.peak_bytes = {(mpi_rank, kind): peak for mpi_rank, kind, peak in state.get("peak_bytes", ())}
+        for name, values in state.get("losses", {}).items():
+            self.losses[name] = [(round_number, loss) for round_number, loss in values]
+
+    def end_round(self, round_number: int, seconds: float, pass_seconds: Sequence[float]) -> RoundEnd:
         """Bring what every rank noted to the root and write it, clients in their order. Every rank must call this.
 
         Args:
             round_number: The round.
             seconds: Its wall time on this rank.
             pass_seconds: What one pass of each model type was thought to cost.
-
-        Returns:
-            What a pass costs as measured on all ranks; the same numbers on every rank.
         """
-        LOG.info("%s: round %d of %d took %.2f s", self.strategy, round_number, self.rounds, seconds)
+        losses = ", ".join(f"{name} {values[-1][1]:.4f}" for name, values in self.losses.items())
+        told = f"; held-out loss {losses}" if losses else ""
+        LOG.info("%s: round %d of %d took %.2f s%s", self.strategy, round_number, self.rounds, seconds, told)
         report = {
             "memory": self._memory.drain(),
             "seconds": self._stopwatch.drain(),
             "passes": self._passes,
             "losses": self._losses,
+            "stop": self._stop_wanted(),
         }
         notes = json.dumps(report).encode()
         gathered = self.channel.gather_bytes(_LENGTH.pack(len(notes)) + notes + self.ledger.drain().to_bytes())
         self._passes, self._losses = [], []
-        costs = np.array(pass_seconds, dtype=np.float64)
+        costs, stop = np.array(pass_seconds, dtype=np.float64), 0.0
         if gathered is not None:
             reports = [self._read(part) for part in gathered]
             self._write_ledger([ledger for _, ledger in reports])
@@ -141,8 +183,10 @@ class Journal:
             passes = [tuple(row) for notes, _ in reports for row in notes["passes"]]
             self._write_padding(round_number, passes)
             costs = _measured_costs(costs, passes)
-        self.channel.broadcast(costs)
-        return costs.tolist()
+            stop = float(any(notes["stop"] for notes, _ in reports))
+        told = np.append(costs, stop)
+        self.channel.broadcast(told)
+        return RoundEnd(told[:-1].tolist(), bool(told[-1]))
 
     @staticmethod
     def _read(part: bytes) -> tuple[dict[str, Any], Ledger]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 
 from heterotune.backbone.load import pick_dtype
 from heterotune.chunk_tuning import pick_chunk_clients
-from heterotune.collective.channel import Channel
+from heterotune.collective.channel import ROOT, Channel
 from heterotune.config.schema import RunConfig
 from heterotune.federation import Federation, load_backbones
 from heterotune.journal import Journal
 from heterotune.preflight import CheckedRun, public_rows
 from heterotune.profiling.timing import Stopwatch
+from heterotune.resuming import Part, parts_of_run
 from heterotune.run_folder import RunFolder
 from heterotune.simulation import Simulation
 from heterotune.strategies import make_strategy
@@ -24,7 +25,14 @@ from heterotune.summary import environment, summarise
 
 
 def run_strategies(
-    checked: CheckedRun, channel: Channel, device: torch.device, folder: RunFolder, startup: Stopwatch
+    checked: CheckedRun,
+    channel: Channel,
+    device: torch.device,
+    folder: RunFolder,
+    startup: Stopwatch,
+    *,
+    resume: bool = False,
+    stop_wanted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run `strategy` and then each of `compare_with`. Every rank must call this.
 
@@ -34,11 +42,17 @@ def run_strategies(
         device: Where this rank computes.
         folder: The run folder; comparisons go to folders in it.
         startup: What this process spent its time on before; goes into the summary.
+        resume: Go on from the newest checkpoints in the run folder; what was not begun begins.
+        stop_wanted: Whether this rank was asked to stop; asked once a round.
+
+    Raises:
+        RunStopped: If some rank was asked to stop; all is saved.
     """
-    config = checked.config
+    config = _picked(checked.config)
+    parts = parts_of_run(config, folder, channel, resume=resume)
     names = [model_type.name for model_type in checked.model_types]
-    journal = Journal(folder, channel, names, config.strategy, config.rounds)
-    with startup.phase("backbones"), journal.phase("load"):
+    journals = [Journal(part.folder, channel, names, part.strategy, config.rounds, stop_wanted) for part in parts]
+    with startup.phase("backbones"), journals[0].phase("load"):
         federation = Federation(
             config=config,
             channel=channel,
@@ -49,22 +63,23 @@ def run_strategies(
             backbones=load_backbones(checked.model_types, config, channel, device, folder.path),
             device=device,
         )
-    with startup.phase("adapters, alignment"):
-        simulation = Simulation(federation, make_strategy(config.strategy, config), journal)
-    with startup.phase("chunk sizes"):
-        chunk_clients = pick_chunk_clients(simulation)
-    if journal.is_root:
-        folder.write_config(_resolved(federation, chunk_clients), environment(channel.name, channel.num_ranks))
-    summary = _run_one(simulation, chunk_clients, startup)
-    comparisons = {}
-    for name in config.compare_with:
-        startup = Stopwatch()
-        beside = Journal(folder.subfolder("compare").subfolder(name), channel, names, name, config.rounds)
+    summaries, chunk_clients = {}, _known_chunk_clients(parts)
+    for part, journal in zip(parts, journals, strict=True):
+        if part.summary is not None:
+            summaries[part.strategy] = part.summary
+            continue
         with startup.phase("adapters, alignment"):
-            simulation = Simulation(federation, make_strategy(name, config), beside)
-        comparisons[name] = _run_one(simulation, chunk_clients, startup)
-    if journal.is_root:
-        folder.write_summary({**summary, "compare": comparisons})
+            simulation = Simulation(federation, make_strategy(part.strategy, config), journal, part.saved)
+        if chunk_clients is None:
+            with startup.phase("chunk sizes"):
+                chunk_clients = pick_chunk_clients(simulation)
+        if journal.is_root and part is parts[0]:
+            folder.write_config(_with_chunks(federation, chunk_clients), environment(channel.name, channel.num_ranks))
+        summaries[part.strategy] = _run_one(simulation, chunk_clients, startup)
+        startup = Stopwatch()
+    if channel.mpi_rank == ROOT:
+        compare = {name: summaries[name] for name in config.compare_with}
+        folder.write_summary({**summaries[config.strategy], "compare": compare})
         last = (config.strategy, *config.compare_with)[-1]
         folder.status({"state": "done", "strategy": last, "round": config.rounds, "rounds": config.rounds})
 
@@ -73,9 +88,9 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
     """Run one strategy; returns its summary at the root, an empty one elsewhere."""
     journal, config = simulation.journal, simulation.config
     simulation.chunk_clients = chunk_clients
-    begun = time.perf_counter()
-    with startup.phase("first evaluation"):
-        simulation.evaluate(0)
+    if simulation.rounds_done == 0:
+        with startup.phase("first evaluation"):
+            simulation.evaluate(0)
     simulation.run()
     simulation.close()
     if not journal.is_root:
@@ -85,7 +100,6 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
         journal,
         simulation.adapters,
         simulation.federation.model_types,
-        seconds=time.perf_counter() - begun,
         startup_seconds=startup.drain(),
         dtype=config.backbone.dtype,
     )
@@ -93,17 +107,23 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
     return summary
 
 
-def _resolved(federation: Federation, chunk_clients: dict[int, int]) -> RunConfig:
-    """Return the run with every "auto" replaced by what was picked."""
-    config = federation.config
+def _known_chunk_clients(parts: Sequence[Part]) -> dict[int, int] | None:
+    """Return the chunk sizes that an earlier job of this run picked: all its strategies train the same chunks."""
+    saved = next((part.saved for part in parts if part.saved is not None), None)
+    return None if saved is None else dict(enumerate(saved.facts["chunk_clients"]))
+
+
+def _picked(config: RunConfig) -> RunConfig:
+    """Return the run with the threads and the dtype that "auto" means here."""
+    backbone = config.backbone.model_copy(update={"dtype": pick_dtype(config.backbone.dtype)})
+    return config.model_copy(update={"threads_per_rank": torch.get_num_threads(), "backbone": backbone})
+
+
+def _with_chunks(federation: Federation, chunk_clients: dict[int, int]) -> RunConfig:
+    """Return the run with the clients per chunk of every model type."""
+    chunk = federation.config.chunk
     of_type = {model_type.name: chunk_clients[model_type.index] for model_type in federation.model_types}
-    return config.model_copy(
-        update={
-            "threads_per_rank": torch.get_num_threads(),
-            "backbone": config.backbone.model_copy(update={"dtype": pick_dtype(config.backbone.dtype)}),
-            "chunk": config.chunk.model_copy(update={"of_type": of_type}),
-        }
-    )
+    return federation.config.model_copy(update={"chunk": chunk.model_copy(update={"of_type": of_type})})
 
 
 def _save_adapters(simulation: Simulation) -> None:

@@ -1,22 +1,26 @@
 """The round loop: one strategy on one federation. Read it beside the picture in the README.
 
 sample cohort -> chunks -> train (one pass per step for a whole chunk) -> updates over the wire into exact sums
--> gather to the root -> combine (CMGA, DeMA) -> broadcast -> evaluate
+-> gather to the root -> combine (CMGA, DeMA) -> broadcast -> evaluate -> metrics, ledger, memory -> checkpoint
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 
+import torch
+
 from heterotune.adapters.attach import AttachedAdapter
-from heterotune.adapters.bank import Bank, stack_clients
+from heterotune.adapters.bank import Bank, HeadFrame, stack_clients
 from heterotune.aggregation.exact import ExactSum
+from heterotune.checkpoint import Checkpoint, save_checkpoint
 from heterotune.client_store import ClientStore
 from heterotune.collective.channel import ROOT
 from heterotune.downlink import Downlink
+from heterotune.errors import RunStopped
 from heterotune.evaluation import gather_scores, heldout_batches, mean_loss, score_model_type
 from heterotune.federation import Federation
 from heterotune.fleet.assignment import assign_chunks, passes_in_lock_step
@@ -31,6 +35,8 @@ from heterotune.training.chunk_batches import PreparedChunk, prepare_chunk, step
 from heterotune.training.local import TrainedChunk, idle_training_pass, train_chunk
 from heterotune.training.prefetch import prefetch
 from heterotune.uplink import send_updates
+
+CLIENTS_FOLDER = "clients"
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,16 @@ class RoundPlan:
 class Simulation:
     """A strategy's federation, round by round. Every rank makes one and calls the same methods in the same order."""
 
-    def __init__(self, federation: Federation, strategy: Strategy, journal: Journal) -> None:
+    def __init__(
+        self, federation: Federation, strategy: Strategy, journal: Journal, saved: Checkpoint | None = None
+    ) -> None:
         """Attach the strategy's adapters to the backbones and give all ranks the root's first values.
 
         Args:
             federation: Fleet, data, backbones and channel.
             strategy: The method.
             journal: Where numbers go.
+            saved: The state to go on from; None = begin. The same on every rank.
         """
         self.federation, self.strategy, self.journal = federation, strategy, journal
         self.config, self.channel = federation.config, federation.channel
@@ -80,13 +89,13 @@ class Simulation:
             for layout, backbone in zip(self.layouts, federation.backbones, strict=True)
         ]
         self.adapters = GlobalAdapters(self.layouts, run_seed=self.config.seed)
-        self.store = ClientStore(journal.folder / "clients", run_seed=self.config.seed)
+        self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
         self.heldout = heldout_batches(federation.data.heldout, self.config.evaluate.batch_size, federation.device)
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
-        self.frames = [None] * len(self.layouts)
-        if self.layouts[0].head is not None:
-            self._align()
+        self.rounds_done = 0
+        self.frames = self._frames(saved)
         self.downlink = Downlink(self.layouts, self.frames)
+        self._go_on_from(saved)
         self.broadcast()
 
     def close(self) -> None:
@@ -95,8 +104,12 @@ class Simulation:
             attached.detach()
 
     def run(self) -> None:
-        """Run every round."""
-        for round_number in range(1, self.config.rounds + 1):
+        """Run every round that is not done yet.
+
+        Raises:
+            RunStopped: If somebody asked for it; the state is saved. On every rank alike.
+        """
+        for round_number in range(self.rounds_done + 1, self.config.rounds + 1):
             self.run_round(round_number)
 
     def run_round(self, round_number: int) -> None:
@@ -110,7 +123,9 @@ class Simulation:
         self.broadcast()
         if round_number % self.config.evaluate.every_rounds == 0 or round_number == self.config.rounds:
             self.evaluate(round_number)
-        self.pass_seconds = self.journal.end_round(round_number, time.perf_counter() - started, self.pass_seconds)
+        end = self.journal.end_round(round_number, time.perf_counter() - started, self.pass_seconds)
+        self.pass_seconds, self.rounds_done = end.pass_seconds, round_number
+        self.checkpoint(end.stop_wanted)
 
     def plan(self, round_number: int) -> RoundPlan:
         """Sample the cohort, cut it into chunks and hand them to ranks; every rank comes to the same plan."""
@@ -122,7 +137,7 @@ class Simulation:
             chunks,
             self.channel.num_ranks,
             seconds_per_pass=dict(enumerate(self.pass_seconds)),
-            in_lock_step=federation.backbones[0].in_lock_step,
+            in_lock_step=federation.backbones[0].in_lock_step and config.backbone.group != "rank",
         )
         return RoundPlan(round_number, chunks, by_rank)
 
@@ -170,7 +185,7 @@ class Simulation:
         with self.journal.phase("evaluate", round_number):
             scores = []
             for place, backbone in enumerate(self.federation.backbones):
-                bank = self._global_bank(place)
+                bank = self._global_bank(place, self.frames[place])
                 scores += score_model_type(backbone, self.attached[place], bank, self.heldout, self.channel)
             gathered = gather_scores(scores, self.channel)
         if gathered is not None:
@@ -178,12 +193,66 @@ class Simulation:
                 mine = [score for score in gathered if score.model_type == model_type.index]
                 self.journal.evaluation(round_number, model_type.name, mean_loss(mine))
 
-    def _align(self) -> None:
+    def checkpoint(self, stop_wanted: bool) -> None:
+        """Save the state after this round if it is due; stop if somebody asked for it. Every rank must call this."""
+        chosen, is_last = self.config.checkpoint, self.rounds_done == self.config.rounds
+        is_due = chosen.every_rounds > 0 and self.rounds_done % chosen.every_rounds == 0
+        if is_due or is_last or stop_wanted:
+            with self.journal.phase("checkpoint"):
+                if self.channel.mpi_rank == ROOT:
+                    save_checkpoint(self.journal.folder, self._state(), keep=chosen.keep)
+                self.channel.barrier()  # the next round replaces clients' files
+        if stop_wanted and not is_last:
+            raise RunStopped(f"stopped as asked after round {self.rounds_done} of {self.config.rounds}; all is saved.")
+
+    def _state(self) -> Checkpoint:
+        """Return what `_frames` and `_go_on_from` need."""
+        tensors = {f"values/{key}": value for key, value in self.adapters.values.items()}
+        for place, frame in enumerate(self.frames):
+            if frame is not None:
+                tensors |= {f"frames/{place}/{name}": value.cpu().clone() for name, value in vars(frame).items()}
+        tensors["known_clients"] = torch.tensor(sorted(self.downlink.known_clients), dtype=torch.int64)
+        facts = {
+            "strategy": self.strategy.name,
+            "config": self.config.model_dump(mode="json"),
+            "chunk_clients": [self.chunk_clients[place] for place in range(len(self.layouts))],
+            "pass_seconds": self.pass_seconds,
+            "journal": self.journal.state(),
+        }
+        return Checkpoint(self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER)
+
+    def _frames(self, saved: Checkpoint | None) -> list[HeadFrame | None]:
+        """Return the frozen part of every type's head branch: as saved, else by alignment."""
+        if self.layouts[0].head is None:
+            return [None] * len(self.layouts)
+        if saved is None:
+            return self._align()
+        return [
+            HeadFrame(
+                *(saved.tensors[f"frames/{place}/{field.name}"].to(backbone.device) for field in fields(HeadFrame))
+            )
+            for place, backbone in enumerate(self.federation.backbones)
+        ]
+
+    def _go_on_from(self, saved: Checkpoint | None) -> None:
+        """Take over a saved state; without one, leave nothing of an earlier attempt. Every rank must call this."""
+        if self.channel.mpi_rank == ROOT:
+            self.store.replace_with(None if saved is None else saved.clients)
+        self.journal.restore({} if saved is None else saved.facts["journal"])
+        self.channel.barrier()
+        if saved is None:
+            return
+        self.rounds_done, self.pass_seconds = saved.round_number, saved.facts["pass_seconds"]
+        self.chunk_clients = dict(enumerate(saved.facts["chunk_clients"]))
+        self.adapters.values = {key: saved.tensors[f"values/{key}"] for key in self.adapters.values}
+        self.downlink.known_clients = set(saved.tensors["known_clients"].tolist())
+
+    def _align(self) -> list[HeadFrame]:
         """Find the frozen part of every type's head branch on public text, and log how well the types agree."""
         federation = self.federation
         assert federation.public is not None
         with self.journal.phase("align"):
-            self.frames, correlation = align_heads(
+            frames, correlation = align_heads(
                 federation.backbones,
                 federation.public,
                 self.layouts[0].head,
@@ -191,10 +260,11 @@ class Simulation:
                 self.channel,
                 run_seed=self.config.seed,
             )
-            banks = [self._global_bank(place) for place in range(len(self.layouts))]
+            banks = [self._global_bank(place, frame) for place, frame in enumerate(frames)]
             cosines = gradient_cosines(federation.backbones, self.attached, banks, federation.public)
         entry = {"name": "alignment/correlation", "value": correlation, "unit": "correlation"}
         self.journal.metrics(0, [entry, *cosines])
+        return frames
 
     def _prepare(self, round_number: int, chunk: Chunk) -> PreparedChunk:
         return prepare_chunk(
@@ -232,15 +302,16 @@ class Simulation:
         )
 
     def _wait_in_lock_step(self, plan: RoundPlan, place: int, *, num_passes: int) -> None:
-        """Make the passes that the busiest rank makes beyond ours, where ranks share the backbone."""
+        """Make the passes that the busiest rank of our backbone group makes beyond ours."""
         backbone = self.federation.backbones[place]
         if not backbone.in_lock_step:
             return
-        idle_passes = passes_in_lock_step(plan.by_rank, place) - num_passes
+        sharing = [plan.by_rank[mpi_rank] for mpi_rank in backbone.mpi_ranks]
+        idle_passes = passes_in_lock_step(sharing, place) - num_passes
         if idle_passes == 0:
             return
         with self.journal.phase("train", plan.round_number), self.journal.idle():
-            bank = self._global_bank(place)
+            bank = self._global_bank(place, self.frames[place])
             for _ in range(idle_passes):
                 idle_training_pass(backbone, self.attached[place], bank)
 
@@ -250,8 +321,8 @@ class Simulation:
         means = {spec.key: mean_P[layout.travelling_columns[spec.name]] for spec in layout.travelling}
         return TypeUpdate(layout.model_type, plan.num_rows[place], means)
 
-    def _global_bank(self, place: int) -> Bank:
+    def _global_bank(self, place: int, frame: HeadFrame | None) -> Bank:
         """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""
         layout, device = self.layouts[place], self.federation.backbones[place].device
         personal = self.store.load(NO_CLIENT, layout)
-        return stack_clients(layout, self.adapters.values, [personal], device=device, head_frame=self.frames[place])
+        return stack_clients(layout, self.adapters.values, [personal], device=device, head_frame=frame)

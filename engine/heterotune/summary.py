@@ -24,7 +24,6 @@ def summarise(
     adapters: GlobalAdapters,
     model_types: Sequence[ModelType],
     *,
-    seconds: float,
     startup_seconds: Mapping[str, float],
     dtype: str,
 ) -> dict[str, Any]:
@@ -34,7 +33,6 @@ def summarise(
         journal: Its record.
         adapters: Its final global adapters.
         model_types: The fleet.
-        seconds: Wall time of the whole simulation.
         startup_seconds: What the root did from the start of its process to the first round, and how long.
         dtype: The backbones' dtype, for the full model's bytes.
     """
@@ -42,7 +40,7 @@ def summarise(
     return {
         "strategy": journal.strategy,
         "rounds": len(journal.round_seconds),
-        "seconds": seconds,
+        "seconds": sum(journal.round_seconds),
         "seconds_per_round": statistics.median(journal.round_seconds),
         "startup_seconds": sum(startup_seconds.values()),
         "startup": dict(startup_seconds),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import socket
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -20,11 +21,14 @@ from heterotune.collective.channel import ROOT, Channel
 from heterotune.config.deepspeed_json import NO_DEEPSPEED
 from heterotune.config.load import load_run
 from heterotune.config.schema import RunConfig
-from heterotune.errors import HeterotuneError
+from heterotune.errors import PREEMPTED, HeterotuneError, RunStopped
 from heterotune.launching.environment import LaunchEnvironment, choose_channel_kind, read_environment
-from heterotune.launching.worker_environment import gpu_is_usable, worker_variables
+from heterotune.launching.placement import gpu_index, settle
+from heterotune.launching.stopping import StopRequest
+from heterotune.launching.worker_environment import gpu_is_usable, num_threads, worker_variables
 from heterotune.profiling.timing import Stopwatch
 from heterotune.run_folder import RunFolder
+from heterotune.run_lock import locked
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environment: LaunchEnvironment | None = None
     folder: RunFolder | None = None
     mpi_rank = 0
+    stop = StopRequest()
+    stop.listen()
     try:
         environment = read_environment(os.environ)
         mpi_rank = environment.declared_rank
@@ -45,9 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = _open_folder(options.run_dir, config, channel)
         if mpi_rank == ROOT and options.run_dir is None:
             terminal.write(f"run folder {folder.path}\n")
-        _log_to(folder.log_path(mpi_rank))
-        _run(config, channel, environment, folder)
+        with _root_holds(folder, channel, stop, resume=options.resume):
+            _log_to(folder.log_path(mpi_rank), also=terminal if mpi_rank == ROOT else None)
+            environment = _settle(config, channel, environment)
+            _run(config, channel, environment, folder, resume=options.resume, stop_wanted=stop.wanted)
         channel.close()
+    except RunStopped as error:
+        return _stop(terminal, channel, str(error))
     except HeterotuneError as error:
         return _fail(terminal, environment, folder, mpi_rank, str(error), error.exit_code)
     except Exception:
@@ -59,6 +69,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="heterotune.worker", description=__doc__)
     parser.add_argument("run_file", type=Path, help="the run's YAML file")
     parser.add_argument("--run-dir", type=Path, default=None, help="an existing, empty run folder; default: a new one")
+    parser.add_argument("--resume", action="store_true", help="go on from what the run folder holds, if anything")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return parser.parse_args(arguments)
@@ -84,8 +95,31 @@ def _open_folder(run_dir: Path | None, config: RunConfig, channel: Channel) -> R
     return RunFolder.open(run_dir)
 
 
-def _log_to(path: Path) -> None:
-    """Send all output of this process to its log, that of libraries that write to the file descriptors included."""
+@contextmanager
+def _root_holds(folder: RunFolder, channel: Channel, stop: StopRequest, *, resume: bool) -> Iterator[None]:
+    """Lock the run folder at the root and make it ready for this attempt. Every rank must call this."""
+    with ExitStack() as held:
+        if channel.mpi_rank == ROOT:
+            held.enter_context(locked(folder.path, os.environ))
+            folder.begin_attempt(resume=resume)
+            stop.watch(folder.path)
+        channel.barrier()
+        yield
+
+
+def _settle(config: RunConfig, channel: Channel, environment: LaunchEnvironment) -> LaunchEnvironment:
+    """Check that all hosts run the same versions, and keep to this rank's cores. Every rank must call this."""
+    threads = num_threads(config.threads_per_rank)
+    placement = settle(channel, environment.local_rank, bind=config.bind_cores, num_threads=threads)
+    logging.getLogger(__name__).info("%s", placement)
+    return replace(environment, local_rank=placement.local_rank)
+
+
+def _log_to(path: Path, also: TextIO | None) -> None:
+    """Send all output of this process to its log, that of libraries that write to the file descriptors included.
+
+    What the engine itself has to say goes to another stream, too: the root's is what a user sees of a batch job.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.open("a", buffering=1, encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
@@ -94,9 +128,21 @@ def _log_to(path: Path) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for noisy in ("httpx", "datasets", "DeepSpeed"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if also is not None:
+        shown = logging.StreamHandler(also)
+        shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logging.getLogger("heterotune").addHandler(shown)
 
 
-def _run(config: RunConfig, channel: Channel, environment: LaunchEnvironment, folder: RunFolder) -> None:
+def _run(
+    config: RunConfig,
+    channel: Channel,
+    environment: LaunchEnvironment,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    stop_wanted: Callable[[], bool],
+) -> None:
     """Load the federation and run its strategies. Torch and DeepSpeed are imported here, after all cheap checks."""
     startup = Stopwatch()
     import torch
@@ -107,45 +153,47 @@ def _run(config: RunConfig, channel: Channel, environment: LaunchEnvironment, fo
     startup.add("imports", time.time() - psutil.Process().create_time())
     # A bank's gradients are views of one matrix on purpose.
     warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
-    torch.set_num_threads(1 if config.threads_per_rank == "auto" else config.threads_per_rank)
+    torch.set_num_threads(num_threads(config.threads_per_rank))
     with startup.phase("models, tokenizer, data"):
         checked = check(config)
+    device_index = gpu_index(environment.local_rank, torch.cuda.device_count())
     with startup.phase("process group"):
-        _join(config, channel, environment)
+        _join(config, channel, device_index)
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", environment.local_rank % torch.cuda.device_count())
+        device = torch.device("cuda", device_index)
         torch.cuda.set_device(device)
-    run_strategies(checked, channel, device, folder, startup)
+    run_strategies(checked, channel, device, folder, startup, resume=resume, stop_wanted=stop_wanted)
 
 
-def _join(config: RunConfig, channel: Channel, environment: LaunchEnvironment) -> None:
-    """Form the process group that shards backbones. Every rank must call this."""
+def _join(config: RunConfig, channel: Channel, device_index: int) -> None:
+    """Form the process group that backbones are sharded over. Every rank must call this."""
     if config.backbone.ds_config == NO_DEEPSPEED:
         return
-    from heterotune.backbone.zero3 import join_backbone_group
+    import torch.distributed
 
-    address, port = _meeting_point(channel)
-    join_backbone_group(
+    from heterotune.backbone.zero3 import join_job
+    from heterotune.collective.meeting_point import open_store
+
+    store = None
+    if not torch.distributed.is_initialized():
+        store = open_store(channel, os.environ, watchdog_seconds=config.watchdog_seconds)
+    join_job(
         mpi_rank=channel.mpi_rank,
         num_ranks=channel.num_ranks,
-        local_rank=environment.local_rank,
-        master_address=address,
-        master_port=port,
+        device_index=device_index,
+        store=store,
         watchdog_seconds=config.watchdog_seconds,
     )
 
 
-def _meeting_point(channel: Channel) -> tuple[str, int]:
-    """Return the root's address and a free port there, for torch.distributed. Every rank must call this."""
-    mine = b""
+def _stop(terminal: TextIO, channel: Channel, text: str) -> int:
+    """Say that the run stopped as it was asked to. Every rank comes here; none leaves before the last has saved."""
+    channel.barrier()
     if channel.mpi_rank == ROOT:
-        host = "127.0.0.1" if channel.num_ranks == 1 else os.environ.get("MASTER_ADDR") or socket.gethostname()
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            mine = f"{host} {probe.getsockname()[1]}".encode()
-    host, port = channel.broadcast_bytes(mine).decode().split()
-    return host, int(port)
+        terminal.write(f"{text}\n")
+    channel.close()
+    return PREEMPTED
 
 
 def _fail(
@@ -157,17 +205,26 @@ def _fail(
     exit_code: int,
 ) -> int:
     """Say what happened, keep it in the run folder, and end the whole job: other ranks would wait for this one."""
-    terminal.write(f"MPI rank {mpi_rank} failed: {text}\n")
-    terminal.flush()
     if folder is not None:
-        print(text, file=sys.stderr, flush=True)
-        folder.record_failure(mpi_rank, text)
+        with suppress(OSError):  # the folder's disk may be what failed
+            print(text, file=sys.stderr, flush=True)
+            folder.record_failure(mpi_rank, text)
+    terminal.write(_cause(folder, mpi_rank, text))
+    terminal.flush()
     under_mpi = environment is not None and environment.launcher in ("openmpi", "mpich", "slurm")
     if under_mpi and environment.declared_size > 1:
         from heterotune.collective.mpi import abort
 
         abort(exit_code)
     return exit_code
+
+
+def _cause(folder: RunFolder | None, mpi_rank: int, text: str) -> str:
+    """Return what the terminal is told: last the cause of the rank that failed first; others only lost that one."""
+    first = folder.read_failure() if folder is not None else None
+    if first is None or first["mpi_rank"] == mpi_rank:
+        return f"MPI rank {mpi_rank} failed: {text}\n"
+    return f"MPI rank {mpi_rank} ended with it. MPI rank {first['mpi_rank']} failed: {first['text']}\n"
 
 
 if __name__ == "__main__":

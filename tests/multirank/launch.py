@@ -13,8 +13,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 SOURCE_ROOT = Path(__file__).parents[2] / "engine"
 _LAUNCHER_VARIABLES = (
@@ -85,6 +88,13 @@ def run_torch(
     return _run_all([[sys.executable, *arguments]] * num_ranks, environments, limit_seconds)
 
 
+def run_command(
+    command: Sequence[str | Path], *, limit_seconds: float = 60.0, environment: Mapping[str, str] | None = None
+) -> JobResult:
+    """Run a launcher's command line as it stands; else as `run_mpi`."""
+    return _run_all([command], [_environment({}, environment)], limit_seconds)
+
+
 def _environment(launcher: Mapping[str, str], extra: Mapping[str, str] | None) -> dict[str, str]:
     """Return this process's environment without any launcher's variables, with ours."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER_VARIABLES)}
@@ -132,13 +142,18 @@ def _wait(process: subprocess.Popen[bytes], deadline: float) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that still runs, politely first: mpirun then ends its ranks."""
+    """End a process that still runs, politely first: mpirun then ends its ranks. What it leaves behind is killed."""
     if process.poll() is not None:
         return
+    started = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     if not _wait(process, time.monotonic() + _KILL_AFTER_SECONDS):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    _, left = psutil.wait_procs(started, timeout=_KILL_AFTER_SECONDS)  # the deepspeed launcher leaves its mpirun behind
+    for child in left:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def _free_port() -> int:

@@ -18,10 +18,10 @@ LEVELS = (
     ("config",),
     ("fleet",),
     ("aggregation", "adapters", "backbone", "data"),
-    ("strategies", "training", "evaluation", "collective", "run_folder", "profiling"),
-    ("client_store", "downlink", "federation", "head_frames", "journal", "preflight", "server", "uplink"),
+    ("strategies", "training", "evaluation", "collective", "checkpoint", "run_folder", "run_lock", "profiling"),
+    ("client_store", "downlink", "federation", "head_frames", "journal", "preflight", "resuming", "server", "uplink"),
     ("chunk_tuning", "launching", "doctor", "report", "runner", "simulation", "summary"),
-    ("cli", "worker"),
+    ("cli", "submit_command", "worker"),
 )
 """From the bottom up; a name is a package or a module at the top of heterotune, "" is heterotune/__init__.py."""
 

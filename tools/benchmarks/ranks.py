@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from heterotune.collective.channel import ROOT, Channel
+from heterotune.collective.channel import Channel
 from heterotune.collective.opening import open_channel
 from heterotune.launching.environment import choose_channel_kind, read_environment
 from heterotune.launching.mpirun import find_mpirun, mpirun_prefix
@@ -58,19 +57,14 @@ def open_ranks() -> Channel:
 
 def join_zero3(channel: Channel) -> None:
     """Form the backbone group of all ranks on this machine. Every rank must call this."""
-    from heterotune.backbone.zero3 import join_backbone_group
+    from heterotune.backbone.zero3 import join_job
+    from heterotune.collective.meeting_point import open_store
 
-    mine = b""
-    if channel.mpi_rank == ROOT:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            mine = str(probe.getsockname()[1]).encode()
-    join_backbone_group(
+    join_job(
         mpi_rank=channel.mpi_rank,
         num_ranks=channel.num_ranks,
-        local_rank=channel.mpi_rank,
-        master_address="127.0.0.1",
-        master_port=int(channel.broadcast_bytes(mine)),
+        device_index=channel.mpi_rank,
+        store=open_store(channel, os.environ, watchdog_seconds=WATCHDOG_SECONDS),
         watchdog_seconds=WATCHDOG_SECONDS,
     )
 

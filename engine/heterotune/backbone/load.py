@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from heterotune.backbone.frozen_lm import FrozenLM
+from heterotune.backbone.groups import spell_ranks
 from heterotune.backbone.mapped import map_model
 from heterotune.errors import ModelError
 from heterotune.fleet.model_types import ModelType
+
+if TYPE_CHECKING:
+    from heterotune.backbone.shard_group import ShardGroup
+
+LOG = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,12 +34,14 @@ class Backbone:
         lm: Call it like `FrozenLM`.
         device: Where it computes.
         in_lock_step: Ranks share it (ZeRO-3), so every rank of the group must make the same sequence of passes.
+        mpi_ranks: The ranks that share this copy, in order; empty where none is shared.
     """
 
     model_type: ModelType
     lm: nn.Module
     device: torch.device
     in_lock_step: bool
+    mpi_ranks: tuple[int, ...] = ()
 
     @property
     def llama(self) -> nn.Module:
@@ -40,7 +49,7 @@ class Backbone:
         return self.lm.llama
 
     def output_embedding(self) -> Tensor:
-        """Return a copy of the output embedding, float32 on the CPU, shape (V, D). Every rank must call this."""
+        """Return a copy of the output embedding, float32 on the CPU, shape (V, D). The group's ranks must call this."""
         weight = self.lm.head.weight
         if not self.in_lock_step:
             return weight.detach().float().cpu().clone()
@@ -64,6 +73,7 @@ def load_backbone(
     checkpointing: bool,
     device: torch.device,
     mapped: Path | None = None,
+    group: ShardGroup | None = None,
 ) -> Backbone:
     """Load, freeze and (with a DeepSpeed configuration) shard a model. Every rank must call this, in fleet order.
 
@@ -74,6 +84,7 @@ def load_backbone(
         checkpointing: Recompute activations in the backward pass instead of keeping them.
         device: Where this rank computes.
         mapped: A file to map a plain replica from, see `mapped.py`; None reads the model into this rank's memory.
+        group: The ranks that share a sharded copy; None = all ranks of the job.
 
     Raises:
         ModelError: If the weights do not fit the configuration.
@@ -83,14 +94,18 @@ def load_backbone(
         plain = read_model(model_type, dtype) if mapped is None else map_model(model_type.source, mapped, torch_dtype)
         return Backbone(model_type, _frozen(plain, checkpointing).to(device), device, in_lock_step=False)
     from heterotune.backbone import zero3
+    from heterotune.backbone.shard_group import whole_job
+    from heterotune.backbone.sharded_reading import read_sharded
 
+    group = group or whole_job()
     if model_type.source.folder is None:
         lm = read_model(model_type, dtype)
     else:
-        with zero3.partition_while_loading(ds_config, torch_dtype):
-            lm = read_model(model_type, dtype)
-    sharded = zero3.shard(_frozen(lm, checkpointing), ds_config, torch_dtype)
-    return Backbone(model_type, sharded, device, in_lock_step=True)
+        lm = read_sharded(model_type, ds_config=ds_config, dtype=torch_dtype, device=device, group=group)
+    sharded = zero3.shard(_frozen(lm, checkpointing), ds_config, torch_dtype, group)
+    shard_bytes, sharing = zero3.shard_bytes(sharded), spell_ranks(group.mpi_ranks)
+    LOG.info("backbone %s: %d bytes here of the copy of %s", model_type.name, shard_bytes, sharing)
+    return Backbone(model_type, sharded, device, in_lock_step=True, mpi_ranks=group.mpi_ranks)
 
 
 def _frozen(lm: LlamaForCausalLM, checkpointing: bool) -> FrozenLM:

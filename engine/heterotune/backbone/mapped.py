@@ -25,7 +25,7 @@ def mappable_file(source: ModelSource, dtype: torch.dtype) -> Path | None:
     if len(files) != 1:
         return None
     with torch.device("meta"):
-        wanted = set(_on_meta(source, dtype).state_dict())
+        wanted = set(model_on_meta(source, dtype).state_dict())
     if source.llama.get("tie_word_embeddings", False):
         wanted.discard("lm_head.weight")
     with safe_open(files[0], framework="pt") as file:
@@ -60,7 +60,7 @@ def map_model(source: ModelSource, path: Path, dtype: torch.dtype) -> LlamaForCa
         dtype: That of the file.
     """
     with torch.device("meta"):
-        lm = _on_meta(source, dtype)
+        lm = model_on_meta(source, dtype)
     lm.load_state_dict(load_file(path), strict=False, assign=True)
     if lm.config.tie_word_embeddings:
         lm.lm_head.weight = lm.model.embed_tokens.weight
@@ -69,7 +69,8 @@ def map_model(source: ModelSource, path: Path, dtype: torch.dtype) -> LlamaForCa
     return lm
 
 
-def _on_meta(source: ModelSource, dtype: torch.dtype) -> LlamaForCausalLM:
+def model_on_meta(source: ModelSource, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Return a model without memory for its weights. Call it on the meta device."""
     config = LlamaConfig(**{key: value for key, value in source.llama.items() if key != "model_type"})
     config._attn_implementation = "sdpa"
     return LlamaForCausalLM(config).to(dtype)

@@ -7,67 +7,82 @@ backward, and release them after. Adapters stay outside: they must not be parame
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 import deepspeed
 import torch
-import torch.distributed
+import torch.distributed as dist
 from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
 from torch import Tensor, nn
 
+from heterotune.backbone.groups import spell_ranks
 from heterotune.backbone.ops import skip_unused_comm_op
+from heterotune.backbone.shard_group import ShardGroup
 from heterotune.errors import LaunchError
 
 
-def join_backbone_group(
-    *, mpi_rank: int, num_ranks: int, local_rank: int, master_address: str, master_port: int, watchdog_seconds: int
+def join_job(
+    *, mpi_rank: int, num_ranks: int, device_index: int, store: dist.Store | None, watchdog_seconds: float
 ) -> None:
-    """Form the process group of ZeRO's collectives (gloo on CPU, nccl on GPU). Every rank must call this.
+    """Form the process group of all ranks (gloo on CPU, nccl on GPU). Every rank must call this.
+
+    Args:
+        mpi_rank: This rank.
+        num_ranks: In the job.
+        device_index: This rank's GPU among those that it sees.
+        store: Where the ranks meet; unused, and may be None, where torch.distributed already runs.
+        watchdog_seconds: Longest wait for another rank.
 
     Raises:
         LaunchError: If DeepSpeed sees another number of ranks than the job has.
     """
-    if not torch.distributed.is_initialized():
-        os.environ.update(
-            RANK=str(mpi_rank),
-            WORLD_SIZE=str(num_ranks),
-            LOCAL_RANK=str(local_rank),
-            MASTER_ADDR=master_address,
-            MASTER_PORT=str(master_port),
+    timeout = timedelta(seconds=watchdog_seconds)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    os.environ["LOCAL_RANK"] = str(device_index)  # DeepSpeed takes it for the GPU's number
+    if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:  # and wants this one to be equal
+        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = str(device_index)
+    if not dist.is_initialized():
+        os.environ.update(RANK=str(mpi_rank), WORLD_SIZE=str(num_ranks))
+        bound = num_ranks > 1 and backend == "nccl"
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=mpi_rank,
+            world_size=num_ranks,
+            timeout=timeout,
+            device_id=torch.device("cuda", device_index) if bound else None,
         )
     skip_unused_comm_op()
-    deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
-        auto_mpi_discovery=False,
-        timeout=timedelta(seconds=watchdog_seconds),
-        verbose=False,
-    )
-    seen = torch.distributed.get_world_size()
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout, verbose=False)
+    seen = dist.get_world_size()
     if seen != num_ranks:
         raise LaunchError(
             f"DeepSpeed sees {seen} ranks, but this job has {num_ranks}. Start all ranks with one launcher."
         )
 
 
-def shard(module: nn.Module, ds_config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
-    """Partition a frozen module over the backbone group. Every rank must call this.
+def shard(module: nn.Module, ds_config: dict[str, Any], dtype: torch.dtype, group: ShardGroup) -> nn.Module:
+    """Partition a frozen module over a backbone group. Every rank of the group must call this.
 
     Args:
-        module: The backbone; all its parameters are frozen.
+        module: The backbone; all its parameters are frozen. Those that are partitioned already stay as they are.
         ds_config: The user's DeepSpeed JSON, checked; what the run owns is added here.
         dtype: The backbone's dtype.
+        group: From `form_shard_group`.
 
     Returns:
         The module with ZeRO's hooks; call it like the original.
     """
     assert not any(parameter.requires_grad for parameter in module.parameters())
-    engine, *_ = deepspeed.initialize(model=module, config=owned_config(ds_config, dtype))
+    engine, *_ = deepspeed.initialize(model=module, config=owned_config(ds_config, dtype), mpu=group)
     if not isinstance(engine.optimizer, DeepSpeedZeRoOffload) or engine.zero_optimization_stage() != 3:
         raise LaunchError(f"DeepSpeed did not shard the backbone (stage {engine.zero_optimization_stage()}).")
-    if engine.world_size != torch.distributed.get_world_size():
-        raise LaunchError(f"DeepSpeed's engine runs on {engine.world_size} ranks, not the job's.")
+    num_sharing = {parameter.ds_zero_partition_world_size for parameter in module.parameters()}
+    if num_sharing != {len(group.mpi_ranks)}:
+        wanted = spell_ranks(group.mpi_ranks)
+        raise LaunchError(f"DeepSpeed sharded the backbone over {sorted(num_sharing)} ranks, not over {wanted}.")
     return engine.module
 
 
@@ -81,19 +96,34 @@ def owned_config(ds_config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any
     return {**ds_config, **owned}
 
 
-@contextmanager
-def partition_while_loading(ds_config: dict[str, Any], dtype: torch.dtype):
-    """Within this context `from_pretrained` partitions each weight as it is read. Every rank must enter it."""
-    from transformers.integrations import HfDeepSpeedConfig
+def partition(modules: Iterable[nn.Module], ds_config: dict[str, Any], dtype: torch.dtype, group: ShardGroup) -> None:
+    """Replace parameters by this rank's shards of them, module after module. Every rank of the group must call this.
 
-    alive = HfDeepSpeedConfig(owned_config(ds_config, dtype))
-    try:
-        yield
-    finally:
-        del alive
+    Args:
+        modules: Whole when their turn comes, with the values that count on the group's first rank.
+        ds_config: As for `shard`.
+        dtype: As for `shard`.
+        group: From `form_shard_group`.
+    """
+    config, before = owned_config(ds_config, dtype), None
+    for module in modules:
+        before = deepspeed.zero.Init(
+            module=module,
+            data_parallel_group=group.process_group,
+            config_dict_or_path=config,
+            dtype=dtype,
+            mpu=group,
+            param_swapper=None if before is None else before.param_swapper,
+            zero_param_parallel_group=None if before is None else before.zero_param_process_group,
+        )
+
+
+def shard_bytes(module: nn.Module) -> int:
+    """Return the bytes of a sharded module's parameters that this rank holds, wherever it offloads them."""
+    return sum(parameter.ds_tensor.ds_numel * parameter.element_size() for parameter in module.parameters())
 
 
 def gathered(parameter: nn.Parameter) -> Tensor:
-    """Return a whole copy of a partitioned parameter on the CPU. Every rank must call this."""
+    """Return a whole copy of a partitioned parameter on the CPU. Every rank of the group must call this."""
     with deepspeed.zero.GatheredParameters([parameter]):
         return parameter.detach().cpu().clone()

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from heterotune.collective.agreement import CALL_WORDS, Call, Verb, check_agreement, check_root
 from heterotune.collective.channel import MAX_PIECE_BYTES, ROOT, byte_view, pieces
+from heterotune.collective.interfaces import interface_toward_master, socket_variables
 from heterotune.errors import LaunchError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -39,7 +40,7 @@ class TorchChannel:
         self._owns_process_group = not dist.is_initialized()
         if self._owns_process_group:
             _check_environment()
-            dist.init_process_group("gloo", timeout=timeout)
+            _start_torch(timeout)
         self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._piece_bytes = piece_bytes
         self.mpi_rank = dist.get_rank()
@@ -118,6 +119,17 @@ class TorchChannel:
         dist.all_gather(list(call_NC.unbind()), torch.from_numpy(call.row()), group=self._group)
         check_agreement(call_NC.numpy())
         yield call_NC[:, 2].tolist()
+
+
+def _start_torch(timeout: timedelta) -> None:
+    """Start torch.distributed, gloo on the interface that leads to MASTER_ADDR: its own guess is often loopback."""
+    store, mpi_rank, num_ranks = next(dist.rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    interface = interface_toward_master(
+        store, mpi_rank=mpi_rank, num_ranks=num_ranks, master_address=os.environ["MASTER_ADDR"]
+    )
+    os.environ |= socket_variables(interface, os.environ)
+    dist.init_process_group("gloo", store=store, rank=mpi_rank, world_size=num_ranks, timeout=timeout)
 
 
 def _check_environment() -> None:

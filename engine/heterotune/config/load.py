@@ -17,6 +17,8 @@ from heterotune.config.schema import RunConfig
 from heterotune.config.yaml_text import read_yaml, write_yaml
 from heterotune.errors import ConfigError
 
+HPZ_KEY = "zero_hpz_partition_size"
+
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read and check a run file and the DeepSpeed JSON that it names.
@@ -94,10 +96,18 @@ def _ds_config_problems(run: Any) -> list[str]:
     if not isinstance(name, str) or name in ("", NO_DEEPSPEED):
         return []
     try:
-        read_ds_config(name)
+        ds_config = read_ds_config(name)
     except ConfigError as error:
         return [f"backbone.ds_config: {problem}" for problem in error.problems]
-    return []
+    return _two_kinds_of_group(ds_config["zero_optimization"].get(HPZ_KEY, 1), backbone.get("group", "world"))
+
+
+def _two_kinds_of_group(hpz_ranks: int, group: Any) -> list[str]:
+    """DeepSpeed's secondary shards are for ranks that all share one copy."""
+    if hpz_ranks <= 1 or group == "world":
+        return []
+    text = f"backbone.group = {group} and {HPZ_KEY} = {hpz_ranks} of the DeepSpeed JSON both divide the ranks"
+    return [f"{text}. Drop one of the two."]
 
 
 def _default_ds_config() -> str:

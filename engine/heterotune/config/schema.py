@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from heterotune.config.cross_checks import cross_field_problems
+from heterotune.config.deepspeed_json import NO_DEEPSPEED
 from heterotune.config.field_types import (
     Count,
     CountOrZero,
@@ -27,6 +28,7 @@ from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
 
 __all__ = [
     "BackboneConfig",
+    "CheckpointConfig",
     "ChunkConfig",
     "CohortConfig",
     "CollectiveConfig",
@@ -182,12 +184,22 @@ class BackboneConfig(Section):
 
     ds_config: Text = "zero3_cpu"
     """Name of a file in ds_configs/, a path to a DeepSpeed JSON, or "none" = a plain replica on every rank."""
-    group: Literal["world"] = "world"
-    """Ranks that share one sharded copy of a backbone."""
+    group: Literal["world", "node", "rank"] = "world"
+    """MPI ranks that share one sharded copy of a backbone: all, those of a node, or each rank its own."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Type of the backbone's weights; "auto" = fp32 on CPU, bf16 on GPU."""
     checkpointing: Flag = False
     """Recompute activations in the backward pass: less memory, more time."""
+
+    @model_validator(mode="after")
+    def _check_group(self) -> BackboneConfig:
+        """Replicas are not shared."""
+        if self.ds_config == NO_DEEPSPEED and self.group != "world":
+            text = (
+                f"group = {self.group} shares sharded copies, but ds_config = {NO_DEEPSPEED} gives every rank a replica"
+            )
+            raise ValueError(f"{text}. Drop group, or name a DeepSpeed JSON such as zero3_cpu.")
+        return self
 
 
 class ChunkConfig(Section):
@@ -208,6 +220,15 @@ class CollectiveConfig(Section):
     """Where updates are combined: on MPI rank 0."""
     wire: Literal["fp32"] = "fp32"
     """Number format of an update on the wire."""
+
+
+class CheckpointConfig(Section):
+    """What is kept of a run so that it can go on after its job has ended."""
+
+    every_rounds: CountOrZero = 1
+    """Rounds between checkpoints; 0 = only when the run is stopped and after the last round."""
+    keep: Count = 2
+    """Newest checkpoints to keep, at least 1."""
 
 
 class EvaluateConfig(Section):
@@ -234,6 +255,8 @@ class RunConfig(Section):
     """Folder in which the run folder is made."""
     threads_per_rank: Count | Literal["auto"] = "auto"
     """Threads of one MPI rank, at least 1; "auto" = 1 on CPU, so that bits never depend on the number of ranks."""
+    bind_cores: Literal["auto", "always", "never"] = "auto"
+    """Keep each rank to its share of a node's cores; "auto" = inside a batch job, where nobody else uses them."""
     watchdog_seconds: Count = 600
     """Longest wait for another rank in seconds, at least 1; then the run fails."""
     fleet: Annotated[tuple[FleetEntry, ...], Field(min_length=1)]
@@ -258,6 +281,8 @@ class RunConfig(Section):
     """Clients that train together."""
     collective: CollectiveConfig = CollectiveConfig()
     """How updates travel."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What is kept so that the run can go on later."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """When and on how much text the fleet is evaluated."""
 

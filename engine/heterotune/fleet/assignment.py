@@ -46,8 +46,11 @@ def assign_chunks(
     return tuple(tuple(sorted(part, key=lambda chunk: (chunk.model_type, chunk.clients[0].client_id))) for part in mine)
 
 
-def passes_in_lock_step(assignment: Sequence[Sequence[Chunk]], model_type: int) -> int:
-    """Return the passes that every rank of a backbone group makes for a model type: those of its busiest rank."""
-    return max(
-        (sum(chunk.num_passes for chunk in part if chunk.model_type == model_type) for part in assignment), default=0
-    )
+def passes_in_lock_step(parts: Sequence[Sequence[Chunk]], model_type: int) -> int:
+    """Return the passes that every rank of a backbone group makes for a model type: those of its busiest rank.
+
+    Args:
+        parts: The chunks of each rank of the group.
+        model_type: Which type.
+    """
+    return max((sum(chunk.num_passes for chunk in part if chunk.model_type == model_type) for part in parts), default=0)

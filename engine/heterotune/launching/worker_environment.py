@@ -21,7 +21,7 @@ def worker_variables(
         threads_per_rank: As in the run file; "auto" = 1, so that bits never depend on the number of ranks.
         has_gpu: Whether torch can use one.
     """
-    threads = str(_CPU_THREADS if threads_per_rank == "auto" else threads_per_rank)
+    threads = str(num_threads(threads_per_rank))
     chosen = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
     quiet = {
         "TRANSFORMERS_VERBOSITY": "warning",
@@ -40,6 +40,11 @@ def worker_variables(
     if not has_gpu:
         quiet["DS_ACCELERATOR"] = "cpu"
     return chosen | {name: value for name, value in quiet.items() if name not in environ}
+
+
+def num_threads(threads_per_rank: int | Literal["auto"]) -> int:
+    """Return the threads of a rank; "auto" = 1, so that bits never depend on the number of ranks."""
+    return _CPU_THREADS if threads_per_rank == "auto" else threads_per_rank
 
 
 def gpu_is_usable() -> bool:

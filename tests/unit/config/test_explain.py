@@ -74,7 +74,7 @@ CASES = [
         "heterotune: head_basis = 8 is less than head_rank = 32, so part of the rank could do ",
     ),
     ("heterotune.cmga_rescale=1", "heterotune.cmga_rescale = 1 is not true or false. Give true or false."),
-    ("backbone.group=node", "backbone.group = 'node' is not a choice. Give 'world'."),
+    ("backbone.group=nodes", "backbone.group = 'nodes' is not a choice. Give 'world', 'node' or 'rank'."),
     ("chunk.of_type.smal=3", "chunk.of_type.smal is not in the fleet. Did you mean small?"),
     ("chunk.clients=many", "chunk.clients = 'many' is not an integer. Give an integer, or 'auto'."),
     ("evaluate=", "evaluate = null is not a mapping. Give a mapping of keys to values."),

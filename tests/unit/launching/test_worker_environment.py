@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heterotune.launching.worker_environment import usable_cores, worker_variables
+from heterotune.launching.worker_environment import num_threads, usable_cores, worker_variables
 
 
 def test_on_cpu_deepspeed_is_told_so_and_threads_are_fixed() -> None:
@@ -20,6 +20,10 @@ def test_with_a_gpu_deepspeed_picks_it() -> None:
 def test_threads_come_from_the_run_not_from_the_shell() -> None:
     variables = worker_variables({"OMP_NUM_THREADS": "64"}, threads_per_rank=3, has_gpu=False)
     assert variables["OMP_NUM_THREADS"] == "3"
+
+
+def test_threads_are_one_unless_the_run_says_more() -> None:
+    assert (num_threads("auto"), num_threads(3)) == (1, 3)
 
 
 def test_what_the_user_said_about_logs_and_the_accelerator_is_kept() -> None:

@@ -96,6 +96,7 @@ def write_run_file(folder: Path, work: Work, *, num_rounds: int, chunk_clients: 
         "fedavg_lora": {"adapter_rank": work.adapter_rank, "adapter_alpha": 16.0, "targets": ["q_proj", "v_proj"]},
         "backbone": {"ds_config": "none", "dtype": "fp32"},
         "chunk": {"clients": chunk_clients},
+        "checkpoint": {"every_rounds": 0},  # the peers keep none
         "evaluate": {"every_rounds": num_rounds, "max_rows": 16},
     }
     run_file = folder / "run.yaml"
