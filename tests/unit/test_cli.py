@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from heterotune.cli import app
-from heterotune.errors import DataError
+from heterotune.config.load import load_run
+from heterotune.errors import PREEMPTED, DataError
 from heterotune.run_folder import RunFolder
 
 RUN_YAML = """
@@ -128,6 +129,56 @@ def test_a_run_ends_with_the_report(run_yaml: Path, tmp_path: Path, monkeypatch,
     (folder,) = run_folders(tmp_path)
     assert json.loads((folder / "summary.json").read_text())["rounds"] == 2
     assert checked[0].seed == 5
+
+
+def test_a_stopped_run_says_how_to_go_on(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+    def stop(folder: RunFolder, num_ranks: int, **options: object) -> int:
+        assert (options["resume"], options["overrides"]) == (False, ())
+        checkpoint = folder.path / "checkpoints" / "round-000003"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "manifest.json").touch()
+        return PREEMPTED
+
+    monkeypatch.setattr("heterotune.launching.local.run_local", stop)
+    done = heterotune("run", run_yaml, "--output", tmp_path / "out")
+    (folder,) = run_folders(tmp_path)
+    assert done.exit_code == 75
+    assert f"Stopped, saved after round 3; go on with `heterotune run --resume {folder}`." in done.stderr
+
+
+def test_a_run_goes_on_in_its_folder(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+    def succeed(folder: RunFolder, num_ranks: int, **options: object) -> int:
+        assert (options["resume"], options["overrides"]) == (True, ("rounds=9",))
+        folder.write_summary(SUMMARY | {"rounds": num_ranks})
+        return 0
+
+    monkeypatch.setattr("heterotune.launching.local.run_local", succeed)
+    folder = RunFolder.create(load_run(run_yaml, ["seed=5"]), tmp_path / "out", "tiny")
+    done = heterotune("run", "--resume", folder.path, "--ranks", 2, "--set", "rounds=9")
+    assert done.exit_code == 0, done.output
+    assert run_folders(tmp_path) == [folder.path]
+    assert folder.read_summary()["rounds"] == 2
+    assert (checked[0].seed, checked[0].rounds) == (5, 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "RUN.yaml is missing. Name a run file, or an earlier run with --resume RUN_DIR."),
+        (("{run_yaml}", "--resume", "{folder}"), "RUN.yaml = {run_yaml} does not go with --resume"),
+        (("--resume", "{folder}", "--output", "out"), "--output = out does not go with --resume"),
+        (("--resume", "{empty}"), "{empty} has no config.yaml: it is no run folder. Name one that is."),
+        (("--resume", "{empty}/none"), "{empty}/none: no such run folder."),
+    ],
+)
+def test_what_cannot_be_resumed(run_yaml: Path, tmp_path: Path, arguments, message: str) -> None:
+    folder = RunFolder.create(load_run(run_yaml), tmp_path / "out", "tiny").path
+    (tmp_path / "empty").mkdir()
+    names = {"run_yaml": run_yaml, "folder": folder, "empty": tmp_path / "empty"}
+    done = heterotune("run", *(argument.format(**names) for argument in arguments))
+    assert done.exit_code == 2
+    assert message.format(**names) in done.stderr
+    assert run_folders(tmp_path) == [folder]
 
 
 def test_doctor_tells_what_is_wrong(monkeypatch) -> None:

@@ -92,14 +92,21 @@ def choose_channel_kind(environment: LaunchEnvironment, mpi_world_size: Callable
     raise LaunchError(_MISMATCH[environment.launcher].format(seen=seen, declared_size=environment.declared_size))
 
 
+_BY_MPIRUN = (
+    "the mpirun beside this Python: `mpirun -n {declared_size} python -m mpi4py -m heterotune.worker RUN.yaml`, also "
+    "inside a batch script"
+)
+_BY_PMIX = (
+    "with `srun --mpi=pmix` if `srun --mpi=list` names pmix and mpi4py uses Open MPI (with the deepspeed launcher: "
+    "--launcher_args=--mpi=pmix)"
+)
 _MISMATCH = {
     "openmpi": "mpirun says {seen}: it is not the mpirun of the MPI library that mpi4py uses. "
     "Start with the mpirun beside this Python, as `heterotune run RUN.yaml --ranks {declared_size}` does.",
-    "mpich": "The launcher (MPICH's mpirun, or srun --mpi=pmi2) says {seen}: mpi4py uses another MPI library. "
-    "Start with the mpirun beside this Python, as `heterotune run RUN.yaml --ranks {declared_size}` does.",
-    "slurm": "Slurm says {seen}: every process would run the whole federation alone. Start the ranks with "
-    "`mpirun -n {declared_size} python -m mpi4py -m heterotune.worker RUN.yaml` inside the batch script, "
-    "or with `srun --mpi=pmix` if `srun --mpi=list` names pmix.",
+    "mpich": "The launcher (MPICH's mpirun, or srun --mpi=pmi2) says {seen}: mpi4py uses an MPI library of another "
+    f"family, which this launcher's PMI does not reach. Start with {_BY_MPIRUN}, or {_BY_PMIX}.",
+    "slurm": "Slurm says {seen}: every process would run the whole federation alone, because srun without --mpi gives "
+    f"the ranks no PMI. Start with {_BY_MPIRUN}, or {_BY_PMIX}.",
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from heterotune.errors import LaunchError
 from heterotune.launching.environment import LOCAL_LAUNCH_VARIABLE
 from heterotune.launching.mpirun import find_mpirun, mpirun_prefix, worker_command
 from heterotune.launching.worker_environment import gpu_is_usable, usable_cores, worker_variables
@@ -32,6 +33,8 @@ def run_local(
     num_ranks: int,
     *,
     threads_per_rank: int | str = "auto",
+    resume: bool = False,
+    overrides: Sequence[str] = (),
     on_status: StatusWatcher = lambda status: None,
 ) -> int:
     """Run a run folder's config on ranks of this machine and wait for them.
@@ -42,6 +45,8 @@ def run_local(
         run_folder: Made by `RunFolder.create`; config.yaml in it is what the ranks run.
         num_ranks: At least 1.
         threads_per_rank: As in the run file.
+        resume: Go on from the newest checkpoint in the run folder.
+        overrides: `key=value`, instead of what config.yaml says.
         on_status: Called with the run's status a few times a second.
 
     Returns:
@@ -53,10 +58,22 @@ def run_local(
     prefix: list[str] = []
     if num_ranks > 1:
         prefix = mpirun_prefix(find_mpirun(), num_ranks, num_cores=usable_cores(), as_root=os.geteuid() == 0)
-    command = worker_command(prefix, run_folder.config_path, run_folder.path)
+    command = worker_command(prefix, run_folder.config_path, run_folder.path, resume=resume, overrides=overrides)
     environ = job_environment(os.environ, num_ranks)
     environ |= worker_variables(environ, threads_per_rank=threads_per_rank, has_gpu=gpu_is_usable())
     return run_command(command, environ, run_folder, on_status)
+
+
+def open_to_resume(run_dir: Path) -> RunFolder:
+    """Open the folder of an earlier run.
+
+    Raises:
+        LaunchError: If it is not the folder of a run.
+    """
+    folder = RunFolder.open(run_dir)
+    if not folder.config_path.is_file():
+        raise LaunchError(f"{folder.path} has no {folder.config_path.name}: it is no run folder. Name one that is.")
+    return folder
 
 
 def job_environment(environ: Mapping[str, str], num_ranks: int) -> dict[str, str]:

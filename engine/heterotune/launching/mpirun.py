@@ -43,7 +43,13 @@ def mpirun_prefix(mpirun: Path, num_ranks: int, *, num_cores: int, as_root: bool
 
 
 def worker_command(
-    prefix: Sequence[str], config_path: Path, run_path: Path, python: str | Path = sys.executable
+    prefix: Sequence[str],
+    config_path: Path,
+    run_path: Path,
+    python: str | Path = sys.executable,
+    *,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
 ) -> list[str]:
     """Return the command that runs all ranks.
 
@@ -52,7 +58,11 @@ def worker_command(
         config_path: The run file.
         run_path: The run folder.
         python: The interpreter.
+        resume: Go on from the newest checkpoint in the run folder.
+        overrides: `key=value`, instead of what the run file says.
     """
     # Under `-m mpi4py` a rank that raises aborts the whole job; under plain Python the others would wait for ever.
     module = ["-m", "mpi4py", "-m", WORKER_MODULE] if prefix else ["-m", WORKER_MODULE]
-    return [*prefix, str(python), *module, str(config_path), "--run-dir", str(run_path)]
+    options = ["--run-dir", str(run_path), *(["--resume"] if resume else [])]
+    options += [word for setting in overrides for word in ("--set", setting)]
+    return [*prefix, str(python), *module, str(config_path), *options]

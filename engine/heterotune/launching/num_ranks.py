@@ -16,6 +16,21 @@ def cohort_size(fleet: tuple[FleetEntry, ...], cohort: CohortConfig) -> int:
     return sum(max(1, round(fraction * entry.clients)) for entry in fleet)
 
 
+def idle_ranks_problem(config: RunConfig, num_ranks: int, what: str) -> list[str]:
+    """Return a line if some ranks could never train, else nothing.
+
+    Args:
+        config: The run.
+        num_ranks: Wanted ranks.
+        what: The option and its value, as the user gave them.
+    """
+    num_clients = cohort_size(config.fleet, config.cohort)
+    if num_ranks <= num_clients:
+        return []
+    text = f"{what} is more than the {num_clients} clients of a round's cohort, so some ranks would never train"
+    return [f"{text}. Lower it, or raise cohort."]
+
+
 def check_num_ranks(config: RunConfig, num_ranks: int, *, num_cores: int, oversubscribe: bool) -> None:
     """Refuse more ranks than there is work or cores for.
 
@@ -31,12 +46,7 @@ def check_num_ranks(config: RunConfig, num_ranks: int, *, num_cores: int, oversu
     problems = []
     if num_ranks < 1:
         problems.append(f"--ranks = {num_ranks} is less than 1. Give at least 1.")
-    num_clients = cohort_size(config.fleet, config.cohort)
-    if num_ranks > num_clients:
-        problems.append(
-            f"--ranks = {num_ranks} is more than the {num_clients} clients of a round's cohort, so some ranks would "
-            "never train. Lower it, or raise cohort."
-        )
+    problems += idle_ranks_problem(config, num_ranks, f"--ranks = {num_ranks}")
     if num_ranks > MAX_RANKS_PER_CORE * num_cores and not oversubscribe:
         problems.append(
             f"--ranks = {num_ranks} is more than {MAX_RANKS_PER_CORE} ranks for each of the {num_cores} cores here. "

@@ -68,7 +68,7 @@ def test_the_channel_joins_all_declared_ranks(environ, mpi_world_size, kind) -> 
     ("environ", "message"),
     [
         (OPENMPI, r"mpirun says OMPI_COMM_WORLD_SIZE=4, but MPI sees 1: .*heterotune run RUN.yaml --ranks 4"),
-        (MPICH, r"The launcher \(MPICH's mpirun.*PMI_SIZE=4, but MPI sees 1: .* --ranks 4"),
+        (MPICH, r"The launcher \(MPICH's mpirun.*PMI_SIZE=4, but MPI sees 1: .*mpirun -n 4 .*srun --mpi=pmix"),
         (SLURM_STEP, r"Slurm says SLURM_STEP_NUM_TASKS=4, but MPI sees 1: .*mpirun -n 4 .*srun --mpi=pmix"),
         ({"SLURM_NTASKS": "2"}, r"Slurm says SLURM_NTASKS=2, but MPI sees 1"),
     ],

@@ -45,3 +45,6 @@ def test_ranks_run_under_mpi4py_and_a_single_process_does_not() -> None:
         *tail,
     ]
     assert worker_command([], config, run, "py") == ["py", *tail]
+    assert worker_command([], config, run, "py", resume=True) == ["py", *tail, "--resume"]
+    command = worker_command([], config, run, "py", resume=True, overrides=["rounds=9", "seed=1"])
+    assert command == ["py", *tail, "--resume", "--set", "rounds=9", "--set", "seed=1"]
