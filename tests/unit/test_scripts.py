@@ -23,11 +23,12 @@ def checkout(tmp_path: Path) -> Path:
         "launch/setup_venv.sh",
         "launch/demo.sh",
         "tests/run.sh",
+        "tests/cluster/install_slurm.sh",
         ".ci/run",
         "pyproject.toml",
         "constraints.txt",
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
