@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -61,7 +62,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        CheckpointError: If it cannot be written, for example to a full disk; the one before it is still whole.
     """
+    try:
+        return _save(folder, checkpoint, keep)
+    except (OSError, SafetensorError) as error:
+        told = f"the checkpoint of round {checkpoint.round_number} cannot be written ({error})"
+        raise CheckpointError(f"{folder}: {told}. Free space or make it writable, then go on with --resume.") from error
+
+
+def _save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     parent = folder / FOLDER
     target = parent / f"round-{checkpoint.round_number:06d}"
     unfinished = parent / f".{target.name}.unfinished"

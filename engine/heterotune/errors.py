@@ -43,9 +43,7 @@ class LaunchError(HeterotuneError):
 
 
 class CheckpointError(HeterotuneError):
-    """A checkpoint is broken, or belongs to another run."""
-
-    exit_code = 2
+    """A checkpoint cannot be written, or is broken."""
 
 
 class RunStopped(HeterotuneError):

@@ -55,10 +55,10 @@ class RunFolder:
             Path(output).mkdir(parents=True, exist_ok=True)
             folder = cls.open(_make_new(Path(output), f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
             folder.log_folder.mkdir()
+            folder.write_config(config)
         except OSError as error:
             reason = f"no run folder can be made there ({error.strerror}). Choose another output."
             raise LaunchError(f"{output}: {reason}") from error
-        folder.write_config(config)
         return folder
 
     @classmethod

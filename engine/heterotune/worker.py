@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -29,6 +30,8 @@ from heterotune.launching.worker_environment import gpu_is_usable, num_threads, 
 from heterotune.profiling.timing import Stopwatch
 from heterotune.run_folder import RunFolder
 from heterotune.run_lock import locked
+
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stop(terminal, channel, str(error))
     except HeterotuneError as error:
         return _fail(terminal, environment, folder, mpi_rank, str(error), error.exit_code)
-    except Exception:
-        return _fail(terminal, environment, folder, mpi_rank, traceback.format_exc(), 1)
+    except Exception as error:
+        return _fail(terminal, environment, folder, mpi_rank, _disk_text(error, folder) or traceback.format_exc(), 1)
     return 0
 
 
@@ -217,6 +220,13 @@ def _fail(
 
         abort(exit_code)
     return exit_code
+
+
+def _disk_text(error: Exception, folder: RunFolder | None) -> str:
+    """Say in one line that the run folder's disk is full or read-only; "" if that is not what happened."""
+    if folder is None or not isinstance(error, OSError) or error.errno not in _DISK_ERRNOS:
+        return ""
+    return f"{folder.path}: {error.strerror}. Free space or make it writable, then go on with --resume."
 
 
 def _cause(folder: RunFolder | None, mpi_rank: int, text: str) -> str:
