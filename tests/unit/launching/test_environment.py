@@ -55,6 +55,8 @@ def test_the_launcher_is_told_by_its_variables(environ, launcher, size, mpi_rank
         (OPENMPI | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, 1, "mpi"),
         (OPENMPI | {"RANK": "3", "WORLD_SIZE": "4"}, 4, "mpi"),
         (MPICH, 4, "mpi"),
+        (MPICH | TORCH | {"RANK": "3", "WORLD_SIZE": "4"}, 1, "torch"),
+        (MPICH | TORCH | {"RANK": "3", "WORLD_SIZE": "4"}, 4, "mpi"),
         (SLURM_STEP, 4, "mpi"),
         ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None, "single"),
         ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "HETEROTUNE_NUM_RANKS": "1"}, None, "single"),
@@ -69,6 +71,7 @@ def test_the_channel_joins_all_declared_ranks(environ, mpi_world_size, kind) -> 
     [
         (OPENMPI, r"mpirun says OMPI_COMM_WORLD_SIZE=4, but MPI sees 1: .*heterotune run RUN.yaml --ranks 4"),
         (MPICH, r"The launcher \(MPICH's mpirun.*PMI_SIZE=4, but MPI sees 1: .*mpirun -n 4 .*srun --mpi=pmix"),
+        (MPICH | {"RANK": "3", "WORLD_SIZE": "4"}, "PMI_SIZE=4, but MPI sees 1"),
         (SLURM_STEP, r"Slurm says SLURM_STEP_NUM_TASKS=4, but MPI sees 1: .*mpirun -n 4 .*srun --mpi=pmix"),
         ({"SLURM_NTASKS": "2"}, r"Slurm says SLURM_NTASKS=2, but MPI sees 1"),
     ],
