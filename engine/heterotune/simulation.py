@@ -80,9 +80,7 @@ class Simulation:
         """
         self.federation, self.strategy, self.journal = federation, strategy, journal
         self.config, self.channel = federation.config, federation.channel
-        self.chunk_clients: dict[
-            int, int
-        ] = {}  # place of a model type -> clients per chunk; set before the first round
+        self.chunk_clients: dict[int, int] = {}  # place of a model type -> clients per chunk; set before round 1
         self.layouts = [strategy.layout(model_type, federation.model_types) for model_type in federation.model_types]
         self.attached = [
             AttachedAdapter(layout, backbone.llama)
@@ -93,9 +91,11 @@ class Simulation:
         self.heldout = heldout_batches(federation.data.heldout, self.config.evaluate.batch_size, federation.device)
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
         self.rounds_done = 0
+        self._forget_what_came_after(saved)
         self.frames = self._frames(saved)
         self.downlink = Downlink(self.layouts, self.frames)
-        self._go_on_from(saved)
+        if saved is not None:
+            self._go_on_from(saved)
         self.broadcast()
 
     def close(self) -> None:
@@ -206,7 +206,7 @@ class Simulation:
             raise RunStopped(f"stopped as asked after round {self.rounds_done} of {self.config.rounds}; all is saved.")
 
     def _state(self) -> Checkpoint:
-        """Return what `_frames` and `_go_on_from` need."""
+        """Return what `_forget_what_came_after`, `_frames` and `_go_on_from` need."""
         tensors = {f"values/{key}": value for key, value in self.adapters.values.items()}
         for place, frame in enumerate(self.frames):
             if frame is not None:
@@ -234,14 +234,15 @@ class Simulation:
             for place, backbone in enumerate(self.federation.backbones)
         ]
 
-    def _go_on_from(self, saved: Checkpoint | None) -> None:
-        """Take over a saved state; without one, leave nothing of an earlier attempt. Every rank must call this."""
+    def _forget_what_came_after(self, saved: Checkpoint | None) -> None:
+        """Leave of an earlier attempt what was there when it saved, else nothing. Every rank must call this."""
         if self.channel.mpi_rank == ROOT:
             self.store.replace_with(None if saved is None else saved.clients)
         self.journal.restore({} if saved is None else saved.facts["journal"])
         self.channel.barrier()
-        if saved is None:
-            return
+
+    def _go_on_from(self, saved: Checkpoint) -> None:
+        """Take over a saved state."""
         self.rounds_done, self.pass_seconds = saved.round_number, saved.facts["pass_seconds"]
         self.chunk_clients = dict(enumerate(saved.facts["chunk_clients"]))
         self.adapters.values = {key: saved.tensors[f"values/{key}"] for key in self.adapters.values}

@@ -27,7 +27,7 @@ RUN = {
     "evaluate": {"max_rows": 8, "batch_size": 3},
 }
 CASE = Path(__file__).parent / "cases" / "interrupted_rank.py"
-RESULTS = ("loss", "perplexity", "cmga", "alignment")
+RESULTS = ("loss", "perplexity", "cmga", "alignment/correlation", "alignment/gradient_cosine")
 
 
 @pytest.fixture(scope="module")

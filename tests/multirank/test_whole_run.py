@@ -81,6 +81,8 @@ def check_one_run(run: Path, *, num_ranks: int) -> None:
         assert phases >= {"load", "align", "train", "gather", "broadcast", "evaluate"}
     assert {record["mpi_rank"] for record in memory if record["phase"] == "aggregate"} == {0}
     assert all(record["peak_bytes"] > 10_000_000 for record in memory)
+    names = {metric["name"] for metric in lines_of(run / "metrics.jsonl") if metric["round"] == 0}
+    assert names >= {"alignment/correlation", "alignment/gradient_cosine", "loss/eval"}
     ledger = lines_of(run / "ledger.jsonl")
     assert {(entry["round"], entry["client"]) for entry in ledger} == {(r, c) for r in (1, 2) for c in range(8)}
     assert {entry["group"] for entry in ledger if entry["direction"] == "up"} == {
