@@ -25,9 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from heterotune.errors import CheckpointError
+from heterotune.run_folder import CHECKPOINTS_FOLDER, MANIFEST_FILE
 
-FOLDER = "checkpoints"
-MANIFEST_FILE = "manifest.json"
 VERSION = 1
 _STATE_FILE = "state.safetensors"
 _CLIENTS = "clients"
@@ -74,7 +73,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 
 def _save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    parent = folder / FOLDER
+    parent = folder / CHECKPOINTS_FOLDER
     target = parent / f"round-{checkpoint.round_number:06d}"
     unfinished = parent / f".{target.name}.unfinished"
     for leftover in (unfinished, target):  # a broken one of this round may stand there
@@ -114,7 +113,9 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             problems.append(str(error))
     if problems:
         told = "\n".join(problems)
-        raise CheckpointError(f"{told}\nNo checkpoint is left to go on from. Remove {folder / FOLDER} to begin again.")
+        raise CheckpointError(
+            f"{told}\nNo checkpoint is left to go on from. Remove {folder / CHECKPOINTS_FOLDER} to begin again."
+        )
     return None
 
 
@@ -147,7 +148,7 @@ def link_files(source: Path, target: Path) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((folder / FOLDER).glob("round-*"), reverse=True)
+    return sorted((folder / CHECKPOINTS_FOLDER).glob("round-*"), reverse=True)
 
 
 def _files(folder: Path) -> Iterator[Path]:

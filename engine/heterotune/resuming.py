@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from heterotune.checkpoint import FOLDER, Checkpoint, newest_checkpoint, read_checkpoint
+from heterotune.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError
-from heterotune.run_folder import RunFolder
+from heterotune.run_folder import CHECKPOINTS_FOLDER, RunFolder
 
 FREE_KEYS = (
     "rounds",
@@ -94,7 +94,7 @@ def _find(folder: RunFolder, channel: Channel) -> Checkpoint | None:
     name = channel.broadcast_bytes(b"" if found is None else found.clients.parent.name.encode()).decode()
     if channel.mpi_rank == ROOT or not name:
         return found
-    return read_checkpoint(folder.path / FOLDER / name)
+    return read_checkpoint(folder.path / CHECKPOINTS_FOLDER / name)
 
 
 def _finished(folder: RunFolder, channel: Channel, rounds: int) -> dict[str, Any] | None:

@@ -23,6 +23,9 @@ FAILURE_FILE = "failure.json"
 METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "ledger.jsonl"
 MEMORY_FILE = "memory.jsonl"
+CHECKPOINTS_FOLDER = "checkpoints"
+MANIFEST_FILE = "manifest.json"
+"""A checkpoint is `checkpoints/round-000010/`, and whole exactly if this file is in it."""
 GROWING_FILES = (METRICS_FILE, LEDGER_FILE, MEMORY_FILE)
 _MAX_SAME_SECOND = 1000
 
@@ -210,6 +213,11 @@ class RunFolder:
     def read_failure(self) -> dict[str, Any] | None:
         """Return {"mpi_rank", "text"} of the rank that failed first, or None."""
         return _read_object(self.status_folder / FAILURE_FILE)
+
+    def first_failure_text(self) -> str | None:
+        """Return who failed first and its traceback, or None if no rank left one."""
+        failure = self.read_failure()
+        return None if failure is None else f"MPI rank {failure['mpi_rank']} failed:\n{failure['text'].rstrip()}"
 
     def _append(self, name: str, entries: Iterable[Mapping[str, Any]]) -> None:
         lines = "".join(json.dumps(_finite(entry), allow_nan=False) + "\n" for entry in entries)

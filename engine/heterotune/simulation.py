@@ -244,7 +244,6 @@ class Simulation:
     def _go_on_from(self, saved: Checkpoint) -> None:
         """Take over a saved state."""
         self.rounds_done, self.pass_seconds = saved.round_number, saved.facts["pass_seconds"]
-        self.chunk_clients = dict(enumerate(saved.facts["chunk_clients"]))
         self.adapters.values = {key: saved.tensors[f"values/{key}"] for key in self.adapters.values}
         self.downlink.known_clients = set(saved.tensors["known_clients"].tolist())
 

@@ -18,10 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def batch_failure_text(run_folder: RunFolder) -> str:
     """Return why a batch job failed, as far as its run folder knows."""
-    failure = run_folder.read_failure()
-    if failure is None:
-        return f"The ranks ended without a traceback. Their logs are in {run_folder.log_folder}."
-    return f"MPI rank {failure['mpi_rank']} failed:\n{failure['text'].rstrip()}"
+    without = f"The ranks ended without a traceback. Their logs are in {run_folder.log_folder}."
+    return run_folder.first_failure_text() or without
 
 
 if __name__ == "__main__":

@@ -119,11 +119,8 @@ def end_job(job: subprocess.Popen) -> None:
 
 def failure_text(run_folder: RunFolder) -> str:
     """Return why a job failed: the traceback of the first rank that did, else the end of the launcher's log."""
-    failure = run_folder.read_failure()
-    if failure is not None:
-        return f"MPI rank {failure['mpi_rank']} failed:\n{failure['text'].rstrip()}"
     log = run_folder.launcher_log
-    return f"The ranks ended without a traceback. The end of {log}:\n{_tail(log)}"
+    return run_folder.first_failure_text() or f"The ranks ended without a traceback. The end of {log}:\n{_tail(log)}"
 
 
 def _watch(job: subprocess.Popen, run_folder: RunFolder, on_status: StatusWatcher) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from heterotune.run_folder import CHECKPOINTS_FOLDER, MANIFEST_FILE
+
 _CHECKPOINT = re.compile(r"round-(\d+)\Z")
 
 
@@ -19,7 +21,9 @@ def saved_rounds(run_dir: Path) -> dict[str, int]:
     """
     newest: dict[str, int] = {}
     for folder in (run_dir, *sorted(run_dir.glob("compare/*"))):
-        matches = (_CHECKPOINT.match(path.parent.name) for path in folder.glob("checkpoints/round-*/manifest.json"))
+        matches = (
+            _CHECKPOINT.match(path.parent.name) for path in folder.glob(f"{CHECKPOINTS_FOLDER}/round-*/{MANIFEST_FILE}")
+        )
         if rounds := [int(match[1]) for match in matches if match]:
             newest[folder.relative_to(run_dir).as_posix()] = max(rounds)
     return newest

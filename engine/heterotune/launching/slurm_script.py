@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from heterotune.errors import PREEMPTED
 from heterotune.launching.launch_methods import MethodName
 from heterotune.launching.mpirun import WORKER_MODULE
+from heterotune.launching.stopping import STOP_FILE
 
 SCRIPT_FILE = "job.sbatch"
 EXIT_CODE_FILE = "exit-code"
@@ -111,7 +112,7 @@ def _places(script: BatchScript) -> str:
 
 _CLEAN = f"""\
 # What an attempt before this one, or another launcher in the shell that submitted, may have left.
-rm -f "$RUN_DIR/stop" "$RUN_DIR/failure.json" "$RUN_DIR/{EXIT_CODE_FILE}"
+rm -f "$RUN_DIR/{STOP_FILE}" "$RUN_DIR/failure.json" "$RUN_DIR/{EXIT_CODE_FILE}"
 unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT HETEROTUNE_NUM_RANKS"""
 
 
@@ -187,7 +188,7 @@ def _signals(script: BatchScript) -> str:
 stopping=no terminated=no late=no timer=
 KILL_WAIT=$(scontrol show config 2>/dev/null | sed -n 's/^KillWait *= *\\([0-9]*\\).*/\\1/p')
 GRACE=$((${{KILL_WAIT:-30}} / 2))  # seconds for the ranks after TERM; the rest is for putting the job back
-ask_to_stop() {{ stopping=yes; touch "$RUN_DIR/stop"; }}
+ask_to_stop() {{ stopping=yes; touch "$RUN_DIR/{STOP_FILE}"; }}
 trap ask_to_stop USR1
 trap 'ask_to_stop; terminated=yes; (sleep $GRACE; kill -USR2 $$) >/dev/null 2>&1 & timer=$!' TERM
 trap 'stopping=yes; late=yes' USR2"""
