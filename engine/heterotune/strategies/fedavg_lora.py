@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
+from heterotune.adapters.lora import lora_layout
 from heterotune.config.schema import FedavgLoraOptions
 from heterotune.fleet.model_types import ModelType
-from heterotune.strategies.lora_branches import LoraBranch, lora_table, target_linears
 from heterotune.strategies.strategy import Combined, TypeUpdate, weighted_mean
 
 
@@ -25,11 +25,7 @@ class FedavgLora:
 
     def layout(self, model_type: ModelType, fleet: Sequence[ModelType]) -> AdapterLayout:
         """Return a LoRA that the clients of one model type share."""
-        rank = model_type.adapter_rank or self.options.adapter_rank
-        branch = LoraBranch("lora", "type", rank, self.options.adapter_alpha)
-        rows = list(lora_table(model_type, target_linears(self.options.targets), branch, group_prefix="lora"))
-        tensors = tuple(tensor for _, tensors in rows for tensor in tensors)
-        return AdapterLayout(model_type.name, tensors, tuple(site for site, _ in rows))
+        return lora_layout(self.options, model_type)
 
     def combine(self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec]) -> Combined:
         """Return the weighted mean of every tensor over its clients."""

@@ -16,14 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heterotune.adapters.layout import AdapterLayout, HeadBranch, TensorSpec
+from heterotune.adapters.dema import dema_layout
+from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.aggregation.cmga import CmgaDiagnostics, align
 from heterotune.config.schema import HeterotuneOptions
 from heterotune.fleet.model_types import ModelType
-from heterotune.strategies.lora_branches import LoraBranch, lora_table, target_linears
 from heterotune.strategies.strategy import Combined, TypeUpdate, holders, type_weights, weighted_mean
-
-HEAD_CORE = "head.S"
 
 
 @dataclass(frozen=True)
@@ -35,13 +33,7 @@ class Heterotune:
 
     def layout(self, model_type: ModelType, fleet: Sequence[ModelType]) -> AdapterLayout:
         """Return the branches of a model type: LoRA by width or type, the shared head, personal ones if asked for."""
-        rows = [row for branch in self._branches(model_type, fleet) for row in self._table(model_type, branch)]
-        tensors = [tensor for _, tensors in rows for tensor in tensors]
-        head = None
-        if self.options.head_rank:
-            head = HeadBranch(HEAD_CORE, self.options.head_rank, self.options.head_basis)
-            tensors.append(self._head_core())
-        return AdapterLayout(model_type.name, tuple(tensors), tuple(site for site, _ in rows), head)
+        return dema_layout(self.options, model_type, fleet)
 
     def combine(self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec]) -> Combined:
         """Return the weighted mean of every tensor; where several model types share tensors, CMGA aligns them first."""
@@ -63,36 +55,6 @@ class Heterotune:
             if len(members) > 1:
                 metrics += _diagnostics(name, members, seen)
         return Combined(change, metrics)
-
-    def _branches(self, model_type: ModelType, fleet: Sequence[ModelType]) -> Iterator[LoraBranch]:
-        """Yield the LoRA branches of a model type; "width" needs a sibling, else it is "type"."""
-        options = self.options
-        rank = model_type.adapter_rank or options.adapter_rank
-        trained = options.gates == "trained"
-        has_siblings = sum(other.family == model_type.family for other in fleet) > 1
-        scopes = {"width": ("width",), "type": ("type",), "split": ("width", "type")}[options.lora_scope]
-        if not has_siblings:
-            scopes = ("type",)
-        for scope in scopes:
-            yield LoraBranch(scope, scope, rank // len(scopes), options.adapter_alpha / len(scopes), trained)
-        if options.personal_rank:
-            yield LoraBranch("client", "client", options.personal_rank, options.adapter_alpha, trained)
-
-    def _table(self, model_type: ModelType, branch: LoraBranch):
-        return lora_table(model_type, target_linears(self.options.targets), branch, group_prefix="dema")
-
-    def _head_core(self) -> TensorSpec:
-        """Return S: small, so one second moment for the whole of it; zero, so that the branch starts as nothing."""
-        return TensorSpec(
-            name=HEAD_CORE,
-            shape=(self.options.head_rank + 1, self.options.head_basis),
-            scope="fleet",
-            key=f"fleet/{HEAD_CORE}",
-            group="dema.head",
-            depth_class="head",
-            learning_rate_scale=self.options.head_learning_rate_scale,
-            one_second_moment=True,
-        )
 
     def _groups(
         self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], keys: Sequence[str]

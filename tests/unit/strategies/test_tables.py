@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from typing import get_args
+
 import pytest
 import torch
 
-from heterotune.config.schema import FedavgLoraOptions, FleetEntry, HeterotuneOptions
+from heterotune.adapters.tables import adapter_layout
+from heterotune.config.field_types import StrategyName
+from heterotune.config.schema import FedavgLoraOptions, FleetEntry, HeterotuneOptions, RunConfig
 from heterotune.fleet.model_types import read_model_types
+from heterotune.strategies import make_strategy
 from heterotune.strategies.fedavg_lora import FedavgLora
 from heterotune.strategies.heterotune import Heterotune
 from heterotune.strategies.strategy import TypeUpdate
@@ -139,3 +146,24 @@ def test_two_types_that_conflict_are_both_served():
     updates[1].mean[key].copy_(-0.9 * updates[0].mean[key] + 0.1 * updates[1].mean[key])
     change = strategy.combine(updates, specs_of(found)).change[key]
     assert all(torch.dot(change, update.mean[key]) >= 0 for update in updates)
+
+
+@pytest.mark.parametrize("name", get_args(StrategyName))
+def test_the_tables_without_torch_are_those_of_the_strategies(name):
+    config = RunConfig.model_validate(
+        {
+            "name": "tables",
+            "rounds": 1,
+            "fleet": [{"name": "small", "model": "embedded:small", "clients": 1}],
+            "data": {"source": "embedded:stdlib"},
+        }
+    )
+    strategy = make_strategy(name, config)
+    for model_type in FLEET:
+        assert adapter_layout(name, config, model_type, FLEET) == strategy.layout(model_type, FLEET)
+
+
+def test_the_tables_load_no_torch():
+    program = "import sys, heterotune.adapters.tables; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done.stderr

@@ -1,4 +1,4 @@
-"""LoRA branches as rows of a strategy's table: one U, V pair at every target linear."""
+"""LoRA branches as rows of a table of scopes: one U, V pair at every target linear. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from heterotune.adapters.layout import Branch, Scope, TensorSpec
+from heterotune.adapters.layout import AdapterLayout, Branch, Scope, TensorSpec
+from heterotune.config.schema import FedavgLoraOptions
 from heterotune.fleet.model_types import ALL_LINEARS, ModelType, linear_path
 
 
@@ -72,3 +73,12 @@ def lora_table(
             scale = branch.alpha / branch.adapter_rank
             gate = tensors[2].name if branch.trained_gate else None
             yield Branch(path, up=tensors[0].name, down=tensors[1].name, scale=scale, gate=gate), tensors
+
+
+def lora_layout(options: FedavgLoraOptions, model_type: ModelType) -> AdapterLayout:
+    """Return the plain LoRA that the clients of one model type share."""
+    rank = model_type.adapter_rank or options.adapter_rank
+    branch = LoraBranch("lora", "type", rank, options.adapter_alpha)
+    rows = list(lora_table(model_type, target_linears(options.targets), branch, group_prefix="lora"))
+    tensors = tuple(tensor for _, tensors in rows for tensor in tensors)
+    return AdapterLayout(model_type.name, tensors, tuple(site for site, _ in rows))

@@ -1,0 +1,67 @@
+"""DeMA's table of scopes: the branches of a model type and who shares each of them. Imports no torch.
+
+Our reconstruction from the abstract of arXiv:2411.16796v2; the paper's formulas were not readable to us. The default
+follows small experiments: siblings share their LoRA by original layer (scope "width"), every type shares the branch at
+the head (scope "fleet").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from heterotune.adapters.layout import AdapterLayout, HeadBranch, TensorSpec
+from heterotune.adapters.lora import LoraBranch, lora_table, target_linears
+from heterotune.config.schema import HeterotuneOptions
+from heterotune.fleet.model_types import ModelType
+
+HEAD_CORE = "head.S"
+
+
+def dema_layout(options: HeterotuneOptions, model_type: ModelType, fleet: Sequence[ModelType]) -> AdapterLayout:
+    """Return the adapter of a model type: LoRA by width or type, the shared head, personal branches if asked for.
+
+    Args:
+        options: Ranks, scopes and targets.
+        model_type: Whose adapter.
+        fleet: All model types: "width" needs a sibling.
+    """
+    targets = target_linears(options.targets)
+    rows = [
+        row
+        for branch in _branches(options, model_type, fleet)
+        for row in lora_table(model_type, targets, branch, group_prefix="dema")
+    ]
+    tensors = [tensor for _, tensors in rows for tensor in tensors]
+    head = None
+    if options.head_rank:
+        head = HeadBranch(HEAD_CORE, options.head_rank, options.head_basis)
+        tensors.append(_head_core(options))
+    return AdapterLayout(model_type.name, tuple(tensors), tuple(site for site, _ in rows), head)
+
+
+def _branches(options: HeterotuneOptions, model_type: ModelType, fleet: Sequence[ModelType]) -> Iterator[LoraBranch]:
+    """Yield the LoRA branches of a model type; "width" needs a sibling, else it is "type"."""
+    rank = model_type.adapter_rank or options.adapter_rank
+    trained = options.gates == "trained"
+    has_siblings = sum(other.family == model_type.family for other in fleet) > 1
+    scopes = {"width": ("width",), "type": ("type",), "split": ("width", "type")}[options.lora_scope]
+    if not has_siblings:
+        scopes = ("type",)
+    for scope in scopes:
+        yield LoraBranch(scope, scope, rank // len(scopes), options.adapter_alpha / len(scopes), trained)
+    if options.personal_rank:
+        yield LoraBranch("client", "client", options.personal_rank, options.adapter_alpha, trained)
+
+
+def _head_core(options: HeterotuneOptions) -> TensorSpec:
+    """Return S: small, so one second moment for the whole of it; zero, so that the branch starts as nothing."""
+    return TensorSpec(
+        name=HEAD_CORE,
+        shape=(options.head_rank + 1, options.head_basis),
+        scope="fleet",
+        key=f"fleet/{HEAD_CORE}",
+        group="dema.head",
+        depth_class="head",
+        learning_rate_scale=options.head_learning_rate_scale,
+        one_second_moment=True,
+    )

@@ -1,0 +1,21 @@
+"""Which table of tensors each federated method puts on a model type. Imports no torch, so that a plan needs none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from heterotune.adapters.dema import dema_layout
+from heterotune.adapters.layout import AdapterLayout
+from heterotune.adapters.lora import lora_layout
+from heterotune.config.field_types import StrategyName
+from heterotune.config.schema import RunConfig
+from heterotune.fleet.model_types import ModelType
+
+
+def adapter_layout(
+    strategy: StrategyName, config: RunConfig, model_type: ModelType, fleet: Sequence[ModelType]
+) -> AdapterLayout:
+    """Return a model type's adapter under a method of the run file: what `Strategy.layout` of that method returns."""
+    if strategy == "heterotune":
+        return dema_layout(config.heterotune, model_type, fleet)
+    return lora_layout(config.fedavg_lora, model_type)
