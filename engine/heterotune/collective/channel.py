@@ -9,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from heterotune.collective.traffic import Traffic
+
 ROOT = 0
 MAX_PIECE_BYTES = 1 << 30
 """The largest buffer for one library call: MPI counts end at 2^31 - 1, and staging copies stay bounded."""
@@ -26,6 +28,8 @@ class Channel(Protocol):
     mpi_rank: int
     """This rank, 0 .. num_ranks - 1."""
     num_ranks: int
+    traffic: Traffic
+    """What this rank moved."""
 
     def broadcast(self, array: np.ndarray, root: int = ROOT) -> None:
         """Overwrite `array` with the root's. Every rank must call this.

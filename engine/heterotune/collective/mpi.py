@@ -15,6 +15,7 @@ from mpi4py import MPI
 
 from heterotune.collective.agreement import CALL_WORDS, Call, Verb, check_agreement, check_root
 from heterotune.collective.channel import MAX_PIECE_BYTES, ROOT, byte_view, pieces
+from heterotune.collective.traffic import Traffic
 from heterotune.collective.watchdog import watchdog
 
 
@@ -47,6 +48,7 @@ class MpiChannel:
         self._comm: MPI.Comm | None = MPI.COMM_WORLD.Dup()
         self._watchdog_seconds = watchdog_seconds
         self._piece_bytes = piece_bytes
+        self.traffic = Traffic()
         self.mpi_rank = self._comm.Get_rank()
         self.num_ranks = self._comm.Get_size()
 

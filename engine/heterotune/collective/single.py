@@ -6,6 +6,7 @@ import numpy as np
 
 from heterotune.collective.agreement import check_root
 from heterotune.collective.channel import ROOT, byte_view
+from heterotune.collective.traffic import Traffic
 
 
 class SingleChannel:
@@ -14,6 +15,9 @@ class SingleChannel:
     name = "single"
     mpi_rank = 0
     num_ranks = 1
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
 
     def broadcast(self, array: np.ndarray, root: int = ROOT) -> None:
         """Leave `array` as it is."""

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from heterotune.collective.agreement import CALL_WORDS, Call, Verb, check_agreement, check_root
 from heterotune.collective.channel import MAX_PIECE_BYTES, ROOT, byte_view, pieces
 from heterotune.collective.interfaces import interface_toward_master, socket_variables
+from heterotune.collective.traffic import Traffic
 from heterotune.errors import LaunchError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -43,6 +44,7 @@ class TorchChannel:
             _start_torch(timeout)
         self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._piece_bytes = piece_bytes
+        self.traffic = Traffic()
         self.mpi_rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
 
