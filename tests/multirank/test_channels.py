@@ -49,7 +49,7 @@ def test_torch_channel_beside_a_process_group_that_already_runs(run_torch):
 
 def test_single_channel_passes_the_same_checks(load_file):
     verbs = load_file(CASES / "verbs.py")
-    for check in (verbs.check_broadcast, verbs.check_broadcast_bytes, verbs.check_sum, verbs.check_gather):
+    for check in verbs.CHECKS:
         check(SingleChannel(), 0)
 
 
@@ -60,6 +60,7 @@ def test_single_channel_passes_the_same_checks(load_file):
         ("exit", ""),
         ("other-verb", r"rank 0: broadcast(root 0, 64 bytes"),
         ("other-length", r"rank 2: broadcast(root 0, 32 bytes"),
+        ("other-slices", r"rank 2: reduce_scatter(root 0, 64 bytes"),
         ("stuck", "was not done after 2 seconds"),
     ],
 )
@@ -80,6 +81,7 @@ def test_abort_ends_all_ranks_with_the_exit_code(run_mpi):
         ("exit", ""),
         ("other-verb", r"rank 0: broadcast(root 0, 64 bytes"),
         ("other-length", r"rank 2: broadcast(root 0, 32 bytes"),
+        ("other-slices", r"rank 2: reduce_scatter(root 0, 64 bytes"),
         ("stuck", "in _collective"),
     ],
 )

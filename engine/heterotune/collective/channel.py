@@ -5,6 +5,7 @@ Results depend neither on the channel nor on the number of ranks: sums are of in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,11 @@ from heterotune.collective.traffic import Traffic
 ROOT = 0
 MAX_PIECE_BYTES = 1 << 30
 """The largest buffer for one library call: MPI counts end at 2^31 - 1, and staging copies stay bounded."""
+CACHED_PIECE_BYTES = 4 << 20
+"""The largest piece of what is added on the way: the library's and our own copies then stay in a core's cache."""
+
+Message = bytes | bytearray
+"""Bytes that came; nobody changes them. What was received stays in the buffer that it was received in."""
 
 
 class Channel(Protocol):
@@ -43,7 +49,7 @@ class Channel(Protocol):
         """
         ...
 
-    def broadcast_bytes(self, data: bytes | None, root: int = ROOT) -> bytes:
+    def broadcast_bytes(self, data: Message | None, root: int = ROOT) -> Message:
         """Return the root's `data` on every rank. Every rank must call this.
 
         Args:
@@ -68,7 +74,7 @@ class Channel(Protocol):
         """
         ...
 
-    def gather_bytes(self, data: bytes, root: int = ROOT) -> list[bytes] | None:
+    def gather_bytes(self, data: Message, root: int = ROOT) -> list[Message] | None:
         """Return every rank's `data` at the root, in MPI-rank order, and None elsewhere. Every rank must call this.
 
         Args:
@@ -77,6 +83,32 @@ class Channel(Protocol):
 
         Raises:
             CollectiveError: If the ranks' calls differ.
+        """
+        ...
+
+    def reduce_scatter(self, array: np.ndarray, bounds: Sequence[int]) -> None:
+        """Add the ranks' arrays, elementwise and exactly, each slice at its own rank. Every rank must call this.
+
+        Args:
+            array: int64, shape (items,), C-contiguous, writable, of one length on all ranks. Changed in place: the sum
+                in `array[bounds[mpi_rank]:bounds[mpi_rank + 1]]`, unspecified elsewhere.
+            bounds: num_ranks + 1 rising numbers from 0 to the number of items; the same on every rank.
+
+        Raises:
+            CollectiveError: If the ranks' calls differ, or if `bounds` do not cover the array.
+        """
+        ...
+
+    def all_gather(self, array: np.ndarray, bounds: Sequence[int]) -> None:
+        """Give every rank the slices of all. Every rank must call this.
+
+        Args:
+            array: Any numeric dtype, shape (items,), C-contiguous, of one length on all ranks. Changed in place: each
+                rank's own slice `array[bounds[mpi_rank]:bounds[mpi_rank + 1]]` comes to all others.
+            bounds: As in `reduce_scatter`.
+
+        Raises:
+            CollectiveError: If the ranks' calls differ, or if `bounds` do not cover the array.
         """
         ...
 

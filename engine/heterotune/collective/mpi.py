@@ -6,16 +6,26 @@ Importing this module starts MPI, so import it only where a job over MPI is want
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import NoReturn
 
 import numpy as np
 from mpi4py import MPI
 
-from heterotune.collective.agreement import CALL_WORDS, Call, Verb, check_agreement, check_root
-from heterotune.collective.channel import MAX_PIECE_BYTES, ROOT, byte_view, pieces
-from heterotune.collective.traffic import Traffic
+from heterotune.collective.agreement import (
+    CALL_WORDS,
+    NUM_BYTES_WORD,
+    Call,
+    Verb,
+    check_agreement,
+    check_root,
+    check_slices,
+)
+from heterotune.collective.channel import CACHED_PIECE_BYTES, MAX_PIECE_BYTES, ROOT, Message, byte_view, pieces
+from heterotune.collective.exchange import share_slices, sum_slices
+from heterotune.collective.traffic import Moved, Traffic, note_one_way
 from heterotune.collective.watchdog import watchdog
 
 
@@ -48,6 +58,7 @@ class MpiChannel:
         self._comm: MPI.Comm | None = MPI.COMM_WORLD.Dup()
         self._watchdog_seconds = watchdog_seconds
         self._piece_bytes = piece_bytes
+        self._cached_items = min(piece_bytes, CACHED_PIECE_BYTES) // 8
         self.traffic = Traffic()
         self.mpi_rank = self._comm.Get_rank()
         self.num_ranks = self._comm.Get_size()
@@ -55,50 +66,55 @@ class MpiChannel:
     def broadcast(self, array: np.ndarray, root: int = ROOT) -> None:
         """Overwrite `array` with the root's. Every rank must call this."""
         view = byte_view(array)
-        with self._collective(Call.of_array(Verb.BROADCAST, array, root)) as (comm, _):
-            for piece in pieces(view.size, self._piece_bytes):
-                comm.Bcast([view[piece], MPI.BYTE], root=root)
+        with self._collective(Call.of_array(Verb.BROADCAST, array, root)) as (comm, _, moved):
+            self._broadcast_view(comm, view, root, moved)
 
-    def broadcast_bytes(self, data: bytes | None, root: int = ROOT) -> bytes:
+    def broadcast_bytes(self, data: Message | None, root: int = ROOT) -> Message:
         """Return the root's `data` on every rank. Every rank must call this."""
         is_root = self.mpi_rank == root
         assert not is_root or data is not None, "the root must have the bytes"
-        with self._collective(Call(Verb.BROADCAST_BYTES, root, len(data) if is_root else 0)) as (comm, num_bytes_N):
-            view = np.frombuffer(data, np.uint8) if is_root else np.empty(num_bytes_N[root], np.uint8)
-            for piece in pieces(view.size, self._piece_bytes):
-                comm.Bcast([view[piece], MPI.BYTE], root=root)
-        return bytes(data) if is_root else view.tobytes()
+        with self._collective(Call(Verb.BROADCAST_BYTES, root, len(data) if is_root else 0)) as (comm, sizes_N, moved):
+            message = data if is_root else bytearray(sizes_N[root])
+            self._broadcast_view(comm, np.frombuffer(message, np.uint8), root, moved)
+        return message
 
     def sum_to_root(self, array: np.ndarray, root: int = ROOT) -> None:
         """Add the ranks' int64 arrays at the root. Every rank must call this."""
         assert array.dtype == np.int64, "only int64 sums are exact"
-        view = byte_view(array).view(np.int64)
-        with self._collective(Call.of_array(Verb.SUM_TO_ROOT, array, root)) as (comm, _):
-            for piece in pieces(view.size, self._piece_bytes // 8):
-                if self.mpi_rank == root:
+        view, is_root = byte_view(array).view(np.int64), self.mpi_rank == root
+        with self._collective(Call.of_array(Verb.SUM_TO_ROOT, array, root)) as (comm, _, moved):
+            for piece in pieces(view.size, self._cached_items):
+                if is_root:
                     comm.Reduce(MPI.IN_PLACE, [view[piece], MPI.INT64_T], op=MPI.SUM, root=root)
                 else:
                     comm.Reduce([view[piece], MPI.INT64_T], None, op=MPI.SUM, root=root)
+            note_one_way(moved, array.nbytes, gives=not is_root, num_ranks=self.num_ranks)
 
-    def gather_bytes(self, data: bytes, root: int = ROOT) -> list[bytes] | None:
+    def gather_bytes(self, data: Message, root: int = ROOT) -> list[Message] | None:
         """Return every rank's `data` at the root, in MPI-rank order. Every rank must call this."""
-        with self._collective(Call(Verb.GATHER_BYTES, root, len(data))) as (comm, num_bytes_N):
-            view = np.frombuffer(data, np.uint8)
-            parts_N = [np.empty(size, np.uint8) for size in num_bytes_N] if self.mpi_rank == root else None
-            for piece in pieces(max(num_bytes_N), max(1, self._piece_bytes // self.num_ranks)):
-                self._gather_piece(comm, view[piece], [part[piece] for part in parts_N] if parts_N else None, root)
-        return None if parts_N is None else [part.tobytes() for part in parts_N]
+        with self._collective(Call(Verb.GATHER_BYTES, root, len(data))) as (comm, sizes_N, moved):
+            if self.mpi_rank != root:
+                view = np.frombuffer(data, np.uint8)
+                for piece in pieces(view.size, self._piece_bytes):
+                    comm.Send([view[piece], MPI.BYTE], root)
+                moved.sent_bytes = len(data)
+                return None
+            moved.received_bytes = sum(sizes_N) - len(data)
+            return [data if rank == root else self._receive(comm, size, rank) for rank, size in enumerate(sizes_N)]
 
-    def _gather_piece(self, comm: MPI.Comm, view: np.ndarray, parts_N: list[np.ndarray] | None, root: int) -> None:
-        """Gather one bounded piece of every rank's bytes into `parts_N` at the root."""
-        if parts_N is None:
-            comm.Gatherv([view, MPI.BYTE], None, root=root)
-            return
-        counts_N = [part.size for part in parts_N]
-        received = np.empty(sum(counts_N), np.uint8)
-        comm.Gatherv([view, MPI.BYTE], [received, counts_N, MPI.BYTE], root=root)
-        for part, values in zip(parts_N, np.split(received, np.cumsum(counts_N)[:-1]), strict=True):
-            part[:] = values
+    def reduce_scatter(self, array: np.ndarray, bounds: Sequence[int]) -> None:
+        """Add the ranks' int64 arrays, each slice at its own rank. Every rank must call this."""
+        assert array.dtype == np.int64, "only int64 sums are exact"
+        check_slices(array, bounds, self.num_ranks)
+        with self._collective(Call.of_slices(Verb.REDUCE_SCATTER, array, bounds)) as (comm, _, moved):
+            sum_slices(array, bounds, self.mpi_rank, partial(_exchange, comm, moved), self._staging)
+
+    def all_gather(self, array: np.ndarray, bounds: Sequence[int]) -> None:
+        """Give every rank the slices of all. Every rank must call this."""
+        check_slices(array, bounds, self.num_ranks)
+        piece_items = max(1, self._piece_bytes // array.itemsize)
+        with self._collective(Call.of_slices(Verb.ALL_GATHER, array, bounds)) as (comm, _, moved):
+            share_slices(array, bounds, self.mpi_rank, partial(_exchange, comm, moved), piece_items)
 
     def barrier(self) -> None:
         """Return when every rank has come here. Every rank must call this."""
@@ -111,15 +127,50 @@ class MpiChannel:
             self._comm.Free()
             self._comm = None
 
+    @cached_property
+    def _staging(self) -> np.ndarray:
+        """Where pieces are received that are then added; made once."""
+        return np.empty(self._cached_items, np.int64)
+
+    def _broadcast_view(self, comm: MPI.Comm, view: np.ndarray, root: int, moved: Moved) -> None:
+        """Broadcast uint8 memory in bounded pieces."""
+        for piece in pieces(view.size, self._piece_bytes):
+            comm.Bcast([view[piece], MPI.BYTE], root=root)
+        note_one_way(moved, view.size, gives=self.mpi_rank == root, num_ranks=self.num_ranks)
+
+    def _receive(self, comm: MPI.Comm, num_bytes: int, mpi_rank: int) -> bytearray:
+        """Receive what a rank gives to `gather_bytes`."""
+        message = bytearray(num_bytes)
+        view = np.frombuffer(message, np.uint8)
+        for piece in pieces(num_bytes, self._piece_bytes):
+            comm.Recv([view[piece], MPI.BYTE], mpi_rank)
+        return message
+
     @contextmanager
-    def _collective(self, call: Call) -> Iterator[tuple[MPI.Comm, list[int]]]:
-        """Watch over one verb; yields the communicator and each rank's byte count once all agree what is done."""
+    def _collective(self, call: Call) -> Iterator[tuple[MPI.Comm, list[int], Moved]]:
+        """Watch over one verb and count it.
+
+        Yields the communicator and each rank's byte count once all agree what is done, and what the verb counts into.
+        """
         comm = self._comm
         assert comm is not None, "the channel is closed"
         check_root(call.root, self.num_ranks)
         what = f"rank {self.mpi_rank}: {call.verb.name.lower()} over MPI"
-        with watchdog(self._watchdog_seconds, what, lambda: abort(1)):
+        limit = watchdog(self._watchdog_seconds, what, lambda: abort(1))
+        with limit, self.traffic.counted(call.verb.name.lower()) as moved:
             call_NC = np.empty((self.num_ranks, CALL_WORDS), np.int64)
             comm.Allgather(call.row(), call_NC)
             check_agreement(call_NC)
-            yield comm, call_NC[:, 2].tolist()
+            yield comm, call_NC[:, NUM_BYTES_WORD].tolist(), moved
+
+
+def _exchange(comm: MPI.Comm, moved: Moved, given: np.ndarray, to: int, got: np.ndarray, source: int) -> None:
+    """Send and receive at once; an empty array is no message."""
+    comm.Sendrecv(
+        [byte_view(given), MPI.BYTE],
+        to if given.size else MPI.PROC_NULL,
+        recvbuf=[byte_view(got), MPI.BYTE],
+        source=source if got.size else MPI.PROC_NULL,
+    )
+    moved.sent_bytes += given.nbytes
+    moved.received_bytes += got.nbytes

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -36,7 +39,22 @@ class Traffic:
         moved.received_bytes += received_bytes
         moved.seconds += seconds
 
+    @contextmanager
+    def counted(self, verb: str) -> Iterator[Moved]:
+        """Count what runs inside as one call; the body says how many bytes it gave and got."""
+        moved, started = Moved(), time.perf_counter()
+        yield moved
+        seconds = time.perf_counter() - started
+        self.add(verb, sent_bytes=moved.sent_bytes, received_bytes=moved.received_bytes, seconds=seconds)
+
     def drain(self) -> dict[str, Moved]:
         """Return what each verb moved since the last call, in order of first use, and begin anew."""
         moved, self._moved = self._moved, {}
         return moved
+
+
+def note_one_way(moved: Moved, num_bytes: int, *, gives: bool, num_ranks: int) -> None:
+    """Note bytes that some ranks give and the others get; one rank alone moves nothing."""
+    if num_ranks > 1:
+        moved.sent_bytes += num_bytes * gives
+        moved.received_bytes += num_bytes * (not gives)

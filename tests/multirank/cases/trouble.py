@@ -41,7 +41,9 @@ def main() -> None:
         abort(7)
     if is_last and mode == "stuck":
         _hang(kind)
-    if is_last and mode == "other-verb":
+    if mode == "other-slices":
+        channel.reduce_scatter(array.astype(np.int64), [0, 3, 6, 8] if is_last else [0, 2, 6, 8])
+    elif is_last and mode == "other-verb":
         channel.gather_bytes(b"abc")
     elif is_last and mode == "other-length":
         channel.broadcast(array[:4].copy())

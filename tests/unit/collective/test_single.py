@@ -13,6 +13,9 @@ def test_verbs_give_back_what_they_get():
     channel.broadcast(array)
     channel.sum_to_root(array)
     np.testing.assert_array_equal(array, [0, 1, 2, 3])
+    channel.reduce_scatter(array, [0, 4])
+    channel.all_gather(array, [0, 4])
+    np.testing.assert_array_equal(array, [0, 1, 2, 3])
     assert channel.broadcast_bytes(b"abc") == b"abc"
     assert channel.gather_bytes(b"") == [b""]
     channel.barrier()
@@ -34,7 +37,17 @@ def test_there_is_no_other_root(call):
         call(SingleChannel())
 
 
+def test_there_is_one_slice():
+    for verb in (SingleChannel().reduce_scatter, SingleChannel().all_gather):
+        with pytest.raises(CollectiveError, match="slices of 4 items for 1 ranks"):
+            verb(np.arange(4), [0, 2, 4])
+
+
 def test_our_own_mistakes_are_asserted():
+    with pytest.raises(AssertionError, match="only int64 sums are exact"):
+        SingleChannel().reduce_scatter(np.zeros(1), [0, 1])
+    with pytest.raises(AssertionError, match="slices are of one-dimensional"):
+        SingleChannel().all_gather(np.zeros((1, 1)), [0, 1])
     with pytest.raises(AssertionError, match="only int64 sums are exact"):
         SingleChannel().sum_to_root(np.zeros(1))
     with pytest.raises(AssertionError, match="C-contiguous"):
