@@ -22,9 +22,11 @@ LIMIT = 2.0 ** (63 - SCALE_BITS)
 """No element of an update may reach this: weights add up to at most 1, so no sum then leaves int64."""
 BLOCK = 65_536
 """Elements per block of a dot product."""
+NUM_COUNTERS = 2
+"""Numbers at the beginning of a sum: its clients, and the sum of their quantized weights."""
 
 _TILE_ELEMENTS = 1 << 20
-_NUM_COUNTERS = 2  # number of clients, sum of their quantized weights
+_CACHED_ELEMENTS = 1 << 17  # a tile in float64 and its copies stay in a core's cache
 
 
 def quantize(update_KP: Tensor, weight_K: Tensor, *, client_ids: Sequence[int], group: str = "update") -> Tensor:
@@ -50,21 +52,34 @@ def quantize(update_KP: Tensor, weight_K: Tensor, *, client_ids: Sequence[int], 
 class ExactSum:
     """A weighted sum over clients, in integers. Sums of parts can be merged in any order and give the same bits."""
 
-    def __init__(self, num_elements: int, *, group: str = "update") -> None:
+    def __init__(self, num_elements: int, *, group: str = "update", buffer: Tensor | None = None) -> None:
         """Begin with nothing added.
 
         Args:
             num_elements: P.
             group: The tensor group's name, for messages.
+            buffer: Memory to use and overwrite, int64, shape (`NUM_COUNTERS` + P,); None = new memory.
         """
         self.group = group
-        self._buffer = torch.zeros(_NUM_COUNTERS + num_elements, dtype=torch.int64)
-        self._sum_P = self._buffer[_NUM_COUNTERS:]
+        self._buffer = torch.empty(NUM_COUNTERS + num_elements, dtype=torch.int64) if buffer is None else buffer
+        assert self._buffer.dtype == torch.int64 and self._buffer.shape == (NUM_COUNTERS + num_elements,)
+        self._buffer.zero_()
+        self._sum_P = self._buffer[NUM_COUNTERS:]
 
     @property
     def num_clients(self) -> int:
         """How many clients were added, here and in what was merged."""
         return int(self._buffer[0])
+
+    @property
+    def counters(self) -> list[int]:
+        """The numbers at the beginning; see `NUM_COUNTERS`."""
+        return self._buffer[:NUM_COUNTERS].tolist()
+
+    @property
+    def sum_P(self) -> Tensor:
+        """The sum's own memory, int64, shape (P,)."""
+        return self._sum_P
 
     @property
     def num_elements(self) -> int:
@@ -111,36 +126,74 @@ class ExactSum:
             AggregationError: If not that many were added, or if the weights add up to more than 1, so that int64 may
                 have overflowed.
         """
-        if num_clients is not None and self.num_clients != num_clients:
-            raise AggregationError(
-                f"{self.group}: {self.num_clients} clients were added where {num_clients} were expected"
-            )
-        if int(self._buffer[1]) > SCALE + self.num_clients:  # each quantized weight may be rounded up
-            total = int(self._buffer[1]) / SCALE
-            raise AggregationError(
-                f"{self.group}: the weights of {self.num_clients} clients add up to {total:.9g}, more than 1"
-            )
+        check_counters(self.counters, group=self.group, num_clients=num_clients)
         return self._sum_P.double() / SCALE
+
+    def finish(self, *, num_clients: int | None = None) -> Tensor:
+        """Return what `to_float64` does, in the sum's own memory: the sum is used up."""
+        check_counters(self.counters, group=self.group, num_clients=num_clients)
+        return to_float64_in_place(self._sum_P)
+
+
+def check_counters(counters: Sequence[int], *, group: str, num_clients: int | None) -> None:
+    """Refuse a sum to which not the right clients were added; see `ExactSum.to_float64`."""
+    clients_added, weight_added = counters
+    if num_clients is not None and clients_added != num_clients:
+        raise AggregationError(f"{group}: {clients_added} clients were added where {num_clients} were expected")
+    if weight_added > SCALE + clients_added:  # each quantized weight may be rounded up
+        total = weight_added / SCALE
+        raise AggregationError(f"{group}: the weights of {clients_added} clients add up to {total:.9g}, more than 1")
+
+
+def to_float64_in_place(sum_P: Tensor) -> Tensor:
+    """Turn a finished sum into float64 in its own memory, so that no second buffer is needed; the integers are gone.
+
+    Args:
+        sum_P: int64, shape (P,), contiguous.
+
+    Returns:
+        The same memory as float64.
+    """
+    mean_P = sum_P.view(torch.float64)
+    for sum_T, mean_T in zip(sum_P.split(_CACHED_ELEMENTS), mean_P.split(_CACHED_ELEMENTS), strict=True):
+        mean_T.copy_(sum_T.double().mul_(1.0 / SCALE))
+    return mean_P
+
+
+def weighted_sum(vectors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Return the sum of share * vector, added in order, a new tensor.
+
+    Args:
+        vectors: float64, shape (P,) each. Not changed.
+        shares: One number for each.
+    """
+    total_P = torch.empty_like(vectors[0])
+    for total_T, *tiles in zip(*(vector_P.split(_CACHED_ELEMENTS) for vector_P in (total_P, *vectors)), strict=True):
+        torch.mul(tiles[0], shares[0], out=total_T)
+        for tile_T, share in zip(tiles[1:], shares[1:], strict=True):
+            total_T += tile_T * share
+    return total_P
 
 
 def block_dots(a_P: Tensor, b_P: Tensor) -> Tensor:
-    """Return the dot product of each block of `BLOCK` elements, float64, shape (ceil(P / BLOCK),).
+    """Return the dot product of each block of `BLOCK` elements, float64, shape (..., ceil(P / BLOCK)).
 
     Products are folded in halves, elementwise, so the bits depend neither on threads nor on the BLAS nor on the device.
 
     Args:
-        a_P: float64, shape (P,). Not changed.
+        a_P: float64, shape (..., P). Not changed.
         b_P: The same.
     """
-    assert a_P.dtype == b_P.dtype == torch.float64 and a_P.shape == b_P.shape and a_P.ndim == 1
-    if a_P.numel() == 0:
-        return a_P.new_zeros(0)
-    width = min(BLOCK, 1 << (a_P.numel() - 1).bit_length())  # folding in more zeros would change no bit
-    fold = torch.nn.functional.pad(a_P * b_P, (0, -a_P.numel() % width)).view(-1, width)
+    assert a_P.dtype == b_P.dtype == torch.float64 and a_P.shape == b_P.shape
+    num_elements = a_P.shape[-1]
+    if num_elements == 0:
+        return a_P.new_zeros(*a_P.shape[:-1], 0)
+    width = min(BLOCK, 1 << (num_elements - 1).bit_length())  # folding in more zeros would change no bit
+    fold = torch.nn.functional.pad(a_P * b_P, (0, -num_elements % width)).unflatten(-1, (-1, width))
     while width > 1:
         width //= 2
-        fold = fold[:, :width] + fold[:, width:]
-    return fold[:, 0]
+        fold = fold[..., :width] + fold[..., width:]
+    return fold[..., 0]
 
 
 def add_in_order(block_values: Tensor) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.adapters.lora import lora_layout
+from heterotune.aggregation.gram import Grams, whole_grams
 from heterotune.config.schema import FedavgLoraOptions
 from heterotune.fleet.model_types import ModelType
 from heterotune.strategies.strategy import Combined, TypeUpdate, weighted_mean
@@ -27,7 +28,9 @@ class FedavgLora:
         """Return a LoRA that the clients of one model type share."""
         return lora_layout(self.options, model_type)
 
-    def combine(self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec]) -> Combined:
+    def combine(
+        self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], grams: Grams = whole_grams
+    ) -> Combined:
         """Return the weighted mean of every tensor over its clients."""
         keys = {key for update in updates for key in update.mean}
         return Combined({key: weighted_mean(updates, key) for key in sorted(keys)})

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from heterotune.adapters.dema import dema_layout
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
-from heterotune.aggregation.cmga import CmgaDiagnostics, align
+from heterotune.aggregation.cmga import CmgaDiagnostics, SharedGroup, align_groups
+from heterotune.aggregation.gram import Grams, whole_grams
 from heterotune.config.schema import HeterotuneOptions
 from heterotune.fleet.model_types import ModelType
 from heterotune.strategies.strategy import Combined, TypeUpdate, holders, type_weights, weighted_mean
@@ -35,25 +35,26 @@ class Heterotune:
         """Return the branches of a model type: LoRA by width or type, the shared head, personal ones if asked for."""
         return dema_layout(self.options, model_type, fleet)
 
-    def combine(self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec]) -> Combined:
+    def combine(
+        self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], grams: Grams = whole_grams
+    ) -> Combined:
         """Return the weighted mean of every tensor; where several model types share tensors, CMGA aligns them first."""
         keys = sorted({key for update in updates for key in update.mean})
         if self.options.cmga == "none":
             return Combined({key: weighted_mean(updates, key) for key in keys})
-        change: dict[str, Tensor] = {}
+        change: dict[str, Tensor] = {
+            key: weighted_mean(updates, key) for key in keys if len(holders(updates, key)) == 1
+        }
+        shared = [key for key in keys if key not in change]
+        named = [
+            (name, members, _shared_group(members, group))
+            for name, members, group in self._groups(updates, tensors, shared)
+        ]
+        aligned = align_groups([group for _, _, group in named], rescale=self.options.cmga_rescale, grams=grams)
         metrics: list[dict[str, Any]] = []
-        for name, members, group in self._groups(updates, tensors, keys):
-            rows_MP = torch.stack([torch.cat([member.mean[key] for key in group]) for member in members])
-            combined_P, seen = align(
-                rows_MP,
-                weight_M=type_weights(members),
-                rescale=self.options.cmga_rescale,
-                model_types=[member.model_type for member in members],
-            )
-            sizes = [tensors[key].num_elements for key in group]
-            change.update(zip(group, combined_P.split(sizes), strict=True))
-            if len(members) > 1:
-                metrics += _diagnostics(name, members, seen)
+        for (name, members, _), (combined, seen) in zip(named, aligned, strict=True):
+            change.update(combined)
+            metrics += _diagnostics(name, members, seen)
         return Combined(change, metrics)
 
     def _groups(
@@ -73,6 +74,15 @@ class Heterotune:
             grouped[name, members].append(key)
         for (name, _), group in grouped.items():
             yield name, holders(updates, group[0]), group
+
+
+def _shared_group(members: Sequence[TypeUpdate], keys: Sequence[str]) -> SharedGroup:
+    """Return tensors that CMGA aligns as one vector."""
+    return SharedGroup(
+        updates=[{key: member.mean[key] for key in keys} for member in members],
+        weight_M=type_weights(members),
+        model_types=[member.model_type for member in members],
+    )
 
 
 def _diagnostics(group: str, members: Sequence[TypeUpdate], seen: CmgaDiagnostics) -> list[dict[str, Any]]:

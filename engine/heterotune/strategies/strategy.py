@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
+from heterotune.aggregation.exact import weighted_sum
+from heterotune.aggregation.gram import Grams, whole_grams
 from heterotune.fleet.model_types import ModelType
 
 
@@ -23,7 +25,7 @@ class TypeUpdate:
     Attributes:
         model_type: Its name.
         num_rows: N_m, the rows of its clients in the cohort.
-        mean: Key -> Σ_k (n_k / N_m) u_k, float64, flat.
+        mean: Key -> Σ_k (n_k / N_m) u_k, float64, flat; what is here of it.
     """
 
     model_type: str
@@ -36,7 +38,8 @@ class Combined:
     """What a server made of a round.
 
     Attributes:
-        change: Key -> what to add to the common value, float64, flat.
+        change: Key -> what to add to the common value, float64, flat; as much of it as of the updates. May be an
+            update's own memory.
         metrics: Numbers to log: name, value, unit and what else identifies them.
     """
 
@@ -53,12 +56,18 @@ class Strategy(Protocol):
         """Return a model type's adapter: which tensors train, and over which clients each is averaged."""
         ...
 
-    def combine(self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec]) -> Combined:
+    def combine(
+        self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], grams: Grams = whole_grams
+    ) -> Combined:
         """Turn the round's updates, in model-type order, into changes of the common values.
 
+        A tensor may be here in part only, all types' the same part: work element by element, and get what depends on
+        whole tensors from `grams`.
+
         Args:
-            updates: One for each model type with clients in the cohort.
+            updates: One for each model type with clients in the cohort. Not changed.
             tensors: Key -> one of the specs that share it.
+            grams: Gives dot products of whole vectors.
         """
         ...
 
@@ -75,9 +84,11 @@ def type_weights(updates: Sequence[TypeUpdate]) -> Tensor:
 
 
 def weighted_mean(updates: Sequence[TypeUpdate], key: str) -> Tensor:
-    """Return FedAvg's mean of a tensor over its clients: Σ_m w_m Σ_k (n_k / N_m) u_k, added in model-type order."""
+    """Return FedAvg's mean of a tensor over its clients: Σ_m w_m Σ_k (n_k / N_m) u_k, added in model-type order.
+
+    A tensor of one model type is that type's mean itself, not a copy.
+    """
     members = holders(updates, key)
-    mean = torch.zeros_like(members[0].mean[key])
-    for weight, update in zip(type_weights(members), members, strict=True):
-        mean += weight * update.mean[key]
-    return mean
+    if len(members) == 1:
+        return members[0].mean[key]
+    return weighted_sum([update.mean[key] for update in members], type_weights(members).tolist())
