@@ -38,8 +38,12 @@ class Downlink:
         """Send the root's values to all ranks and take them from the messages. Every rank must call this."""
         mine = adapters.messages(codec) if channel.mpi_rank == ROOT else {}
         names = [(place, group) for place, layout in enumerate(self._layouts) for group in layout.group_columns]
-        self._values = {name: channel.broadcast_bytes(mine.get(name)) for name in names}
-        adapters.receive(self._values)
+        self.take(adapters, {name: channel.broadcast_bytes(mine.get(name)) for name in names})
+
+    def take(self, adapters: GlobalAdapters, messages: Messages) -> None:
+        """Remember messages, the same on every rank, as what clients download, and take the values from them."""
+        self._values = messages
+        adapters.receive(messages)
 
     def note(self, chunk: Chunk, layout: AdapterLayout, ledger: Ledger, round_number: int) -> None:
         """Count what the clients of a chunk downloaded before they trained."""

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec, initial_value
+from heterotune.collective.channel import Message
 from heterotune.collective.wire import decode, encode
 from heterotune.randomness import NO_CLIENT
 
 # (place of the model type in the fleet, tensor group) -> the message that each of its clients downloads.
-Messages = dict[tuple[int, str], bytes]
+Messages = dict[tuple[int, str], Message]
 
 
 class GlobalAdapters:
@@ -34,9 +35,17 @@ class GlobalAdapters:
 
     def apply(self, change: Mapping[str, Tensor]) -> None:
         """Add a round's changes (float64, flat) to the common values."""
-        for key, change_P in change.items():
-            value = self.values[key]
-            self.values[key] = (value.double() + change_P.view_as(value)).float()
+        self.replace({key: self.changed(key, change_P) for key, change_P in change.items()})
+
+    def changed(self, key: str, change_P: Tensor | None, part: slice = slice(None)) -> Tensor:
+        """Return a part of a common value after a change of that part (float64, flat), float32, flat; None = none."""
+        value_P = self.values[key].flatten()[part]
+        return value_P if change_P is None else (value_P + change_P).float()  # float64 before it is rounded
+
+    def replace(self, values: Mapping[str, Tensor]) -> None:
+        """Take new common values, float32, flat, as their own memory."""
+        for key, value_P in values.items():
+            self.values[key] = value_P.view(self.tensors[key].shape)
 
     def messages(self, codec: str) -> Messages:
         """Encode what clients download: for every model type one message a tensor group."""

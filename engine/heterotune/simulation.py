@@ -1,13 +1,14 @@
 """The round loop: one strategy on one federation. Read it beside the picture in the README.
 
 sample cohort -> chunks -> train (one pass per step for a whole chunk) -> updates over the wire into exact sums
--> gather to the root -> combine (CMGA, DeMA) -> broadcast -> evaluate -> metrics, ledger, memory -> checkpoint
+-> gather to the root or to slices -> combine (CMGA, DeMA) -> broadcast -> evaluate -> metrics, ledger, memory
+-> checkpoint
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 
@@ -16,6 +17,7 @@ import torch
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank, HeadFrame, stack_clients
 from heterotune.aggregation.exact import ExactSum
+from heterotune.aggregation.round_sums import RoundSums
 from heterotune.checkpoint import Checkpoint, save_checkpoint
 from heterotune.client_store import ClientStore
 from heterotune.collective.channel import ROOT
@@ -31,6 +33,7 @@ from heterotune.journal import Journal
 from heterotune.randomness import NO_CLIENT
 from heterotune.server import GlobalAdapters
 from heterotune.strategies.strategy import Strategy, TypeUpdate
+from heterotune.topology import CohortCounts, make_topology
 from heterotune.training.chunk_batches import PreparedChunk, prepare_chunk, steps_of
 from heterotune.training.local import TrainedChunk, idle_training_pass, train_chunk
 from heterotune.training.prefetch import prefetch
@@ -87,6 +90,8 @@ class Simulation:
             for layout, backbone in zip(self.layouts, federation.backbones, strict=True)
         ]
         self.adapters = GlobalAdapters(self.layouts, run_seed=self.config.seed)
+        self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
+        self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
         self.heldout = heldout_batches(federation.data.heldout, self.config.evaluate.batch_size, federation.device)
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
@@ -116,8 +121,8 @@ class Simulation:
         """Run one federation round. Every rank must call this."""
         started = time.perf_counter()
         plan = self.plan(round_number)
-        sums = self.train(plan)
-        updates = self.gather(plan, sums)
+        self.train(plan)
+        updates = self.gather(plan)
         if updates is not None:
             self.combine(round_number, updates)
         self.broadcast()
@@ -145,9 +150,9 @@ class Simulation:
         """Train this rank's chunks; every update goes over the wire into the exact sum of its model type.
 
         Returns:
-            Place of a model type in the cohort -> the sum over this rank's clients.
+            Place of a model type in the cohort -> the sum over this rank's clients; `gather` uses them up.
         """
-        sums = {place: ExactSum(self.layouts[place].num_travelling) for place in plan.num_rows}
+        sums = self.sums.begin(plan.num_rows)
         for place in range(len(self.layouts)):
             mine = [chunk for chunk in plan.by_rank[self.channel.mpi_rank] if chunk.model_type == place]
             for chunk, prepared in prefetch(mine, partial(self._prepare, plan.round_number)):
@@ -158,27 +163,24 @@ class Simulation:
             self._wait_in_lock_step(plan, place, num_passes=sum(chunk.num_passes for chunk in mine))
         return sums
 
-    def gather(self, plan: RoundPlan, sums: Mapping[int, ExactSum]) -> list[TypeUpdate] | None:
-        """Add up all ranks' sums at the root; returns each model type's mean update there, None elsewhere."""
+    def gather(self, plan: RoundPlan) -> list[TypeUpdate] | None:
+        """Add up all ranks' sums; returns each model type's mean update on the ranks that combine, None elsewhere."""
         with self.journal.phase("gather"):
-            for exact in sums.values():
-                self.channel.sum_to_root(exact.as_array())
+            updates = self.topology.gather(self.sums, CohortCounts(plan.num_clients, plan.num_rows))
         self.downlink.remember(plan.chunks)
-        if self.channel.mpi_rank != ROOT:
-            return None
-        return [self._mean_update(plan, place, exact) for place, exact in sums.items()]
+        return updates
 
     def combine(self, round_number: int, updates: Sequence[TypeUpdate]) -> None:
-        """Let the strategy turn the means into new common values (CMGA, DeMA); root only."""
+        """Let the strategy turn the means into new common values (CMGA, DeMA); on the ranks that combine."""
         with self.journal.phase("aggregate"):
-            combined = self.strategy.combine(updates, self.adapters.tensors)
-            self.adapters.apply(combined.change)
+            combined = self.strategy.combine(updates, self.adapters.tensors, self.topology.grams)
+            self.topology.apply(combined.change)
         self.journal.metrics(round_number, combined.metrics)
 
     def broadcast(self) -> None:
-        """Send the root's common values to every rank, as the messages that clients download."""
+        """Let every rank have the common values, as the messages that clients download."""
         with self.journal.phase("broadcast"):
-            self.downlink.broadcast(self.adapters, self.channel, self.config.collective.wire)
+            self.topology.broadcast(self.downlink, self.config.collective.wire)
 
     def evaluate(self, round_number: int) -> None:
         """Score every model type's global adapter on the held-out rows."""
@@ -314,12 +316,6 @@ class Simulation:
             bank = self._global_bank(place, self.frames[place])
             for _ in range(idle_passes):
                 idle_training_pass(backbone, self.attached[place], bank)
-
-    def _mean_update(self, plan: RoundPlan, place: int, exact: ExactSum) -> TypeUpdate:
-        layout = self.layouts[place]
-        mean_P = exact.to_float64(num_clients=plan.num_clients[place])
-        means = {spec.key: mean_P[layout.travelling_columns[spec.name]] for spec in layout.travelling}
-        return TypeUpdate(layout.model_type, plan.num_rows[place], means)
 
     def _global_bank(self, place: int, frame: HeadFrame | None) -> Bank:
         """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""

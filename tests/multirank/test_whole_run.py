@@ -42,11 +42,12 @@ def write_run(folder: Path, ds_config: str) -> Path:
     return path
 
 
-def run_ranks(run_mpi, folder: Path, ds_config: str, num_ranks: int) -> Path:
+def run_ranks(run_mpi, folder: Path, ds_config: str, num_ranks: int, topology: str = "root") -> Path:
     run_file = write_run(folder, ds_config)
-    out = folder / f"{ds_config}-{num_ranks}"
+    out = folder / f"{ds_config}-{topology}-{num_ranks}"
     out.mkdir()
-    arguments = ["-m", "heterotune.worker", run_file, "--run-dir", out]
+    setting = f"collective.topology={topology}"
+    arguments = ["-m", "heterotune.worker", run_file, "--run-dir", out, "--set", setting]
     result = run_mpi(arguments, num_ranks=num_ranks, limit_seconds=240, environment={"DS_ACCELERATOR": "cpu"})
     assert result.returncode == 0, result.output
     return out
@@ -71,6 +72,18 @@ def test_the_same_bits_on_any_number_of_ranks(run_mpi, tmp_path, ds_config):
         files = {path.name: path.read_bytes() for path in (runs[0] / kind).iterdir()}
         assert files and all({p.name: p.read_bytes() for p in (run / kind).iterdir()} == files for run in runs[1:])
     check_one_run(runs[3], num_ranks=4)
+    if ds_config == "none":
+        check_sharded_run(run_ranks(run_mpi, tmp_path, ds_config, 3, "sharded"), runs[0])
+
+
+def check_sharded_run(run: Path, at_the_root: Path) -> None:
+    """Every rank combined a slice, and what came out is what comes out at a root."""
+    digests = {json.loads((one / "summary.json").read_text())["global_adapter_sha256"] for one in (run, at_the_root)}
+    assert len(digests) == 1
+    for kind in ("adapters/a.safetensors", "ledger.jsonl"):
+        assert (run / kind).read_bytes() == (at_the_root / kind).read_bytes()
+    aggregated = {line["mpi_rank"] for line in lines_of(run / "memory.jsonl") if line["phase"] == "aggregate"}
+    assert aggregated == {0, 1, 2}
 
 
 def check_one_run(run: Path, *, num_ranks: int) -> None:

@@ -23,6 +23,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=100)]
 
 StrategyName = Literal["heterotune", "fedavg_lora"]
+TopologyName = Literal["root", "sharded"]
 
 
 class Section(BaseModel):

@@ -22,6 +22,7 @@ from heterotune.config.field_types import (
     Share,
     StrategyName,
     Text,
+    TopologyName,
 )
 from heterotune.config.method_options import DEFAULT_LOCAL_STEPS, FedavgLoraOptions, HeterotuneOptions, LocalConfig
 from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
@@ -216,8 +217,8 @@ class ChunkConfig(Section):
 class CollectiveConfig(Section):
     """How updates travel."""
 
-    topology: Literal["root"] = "root"
-    """Where updates are combined: on MPI rank 0."""
+    topology: TopologyName = "root"
+    """Where updates are combined: "root" = on MPI rank 0; "sharded" = every rank a slice of them, the same bits."""
     wire: Literal["fp32"] = "fp32"
     """Number format of an update on the wire."""
 

@@ -1,0 +1,184 @@
+"""Where a round's sums are added up and combined: at the root (`root`), or each rank a slice of it (`sharded`).
+
+Both come to the same bits: sums are of integers, the rest is done element by element, and dot products are taken over
+the same blocks in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from heterotune.aggregation.exact import NUM_COUNTERS, check_counters, to_float64_in_place
+from heterotune.aggregation.gram import Grams, whole_grams
+from heterotune.aggregation.round_sums import RoundSums
+from heterotune.aggregation.slices import Slices, cut
+from heterotune.collective.channel import ROOT, Channel
+from heterotune.collective.sharded_grams import ShardedGrams
+from heterotune.config.field_types import TopologyName
+from heterotune.downlink import Downlink
+from heterotune.server import GlobalAdapters
+from heterotune.strategies.strategy import TypeUpdate
+
+
+@dataclass(frozen=True)
+class CohortCounts:
+    """Place of a model type in the cohort -> its clients and their rows, over all ranks."""
+
+    num_clients: Mapping[int, int]
+    num_rows: Mapping[int, int]
+
+
+class Topology(Protocol):
+    """What lies between the ranks' sums and the values that all have again. Every rank must call every method."""
+
+    grams: Grams
+    """Gives a strategy dot products of what `gather` returned."""
+
+    def gather(self, sums: RoundSums, counts: CohortCounts) -> list[TypeUpdate] | None:
+        """Add up all ranks' sums, which are then used up.
+
+        Returns:
+            Each model type's mean update, as much of it as this rank combines; None on a rank that combines nothing.
+
+        Raises:
+            AggregationError: If not all clients were added.
+        """
+        ...
+
+    def apply(self, change: Mapping[str, Tensor]) -> None:
+        """Add changes to as much of the common values as `gather` gave; only on ranks that combine."""
+        ...
+
+    def broadcast(self, downlink: Downlink, codec: str) -> None:
+        """Let every rank have the new values, as the messages that clients download."""
+        ...
+
+
+def make_topology(name: TopologyName, adapters: GlobalAdapters, channel: Channel) -> Topology:
+    """Return the topology that a run file names."""
+    return ShardedTopology(adapters, channel) if name == "sharded" else RootTopology(adapters, channel)
+
+
+class RootTopology:
+    """Everything on the root; see `Topology`."""
+
+    def __init__(self, adapters: GlobalAdapters, channel: Channel) -> None:
+        self._adapters, self._channel = adapters, channel
+        self.grams: Grams = whole_grams
+
+    def gather(self, sums: RoundSums, counts: CohortCounts) -> list[TypeUpdate] | None:
+        """Add up all sums in one call; the means stay where the sums were."""
+        self._channel.sum_to_root(sums.as_array())
+        if self._channel.mpi_rank != ROOT:
+            return None
+        updates = []
+        for place, exact in sums.of_place.items():
+            layout = self._adapters.layouts[place]
+            mean_P = exact.finish(num_clients=counts.num_clients[place])
+            means = {spec.key: mean_P[layout.travelling_columns[spec.name]] for spec in layout.travelling}
+            updates.append(TypeUpdate(layout.model_type, counts.num_rows[place], means))
+        return updates
+
+    def apply(self, change: Mapping[str, Tensor]) -> None:
+        """Add whole changes."""
+        self._adapters.apply(change)
+
+    def broadcast(self, downlink: Downlink, codec: str) -> None:
+        """Send the root's messages to all."""
+        downlink.broadcast(self._adapters, self._channel, codec)
+
+
+class ShardedTopology:
+    """Every rank a slice of all tensors; see `Topology`. Takes memory for a second copy of the sums, once."""
+
+    def __init__(self, adapters: GlobalAdapters, channel: Channel) -> None:
+        self._adapters, self._channel = adapters, channel
+        self._sizes = {key: spec.num_elements for key, spec in sorted(adapters.tensors.items())}
+        self._columns = [
+            {spec.key: layout.travelling_columns[spec.name] for spec in layout.travelling}
+            for layout in adapters.layouts
+        ]
+        num_counters = channel.num_ranks * NUM_COUNTERS * len(adapters.layouts)
+        num_elements = sum(layout.num_travelling for layout in adapters.layouts)
+        self._packed = torch.empty(num_counters + num_elements, dtype=torch.int64)
+        self._values = torch.empty(sum(self._sizes.values()))
+        self._slices: Slices | None = None
+
+    @property
+    def grams(self) -> Grams:
+        """Dot products of the round's slices."""
+        return ShardedGrams(self._round_slices, self._channel)
+
+    def gather(self, sums: RoundSums, counts: CohortCounts) -> list[TypeUpdate] | None:
+        """Add up all sums, each rank its slice; the means stay in the slice."""
+        places = list(sums.of_place)
+        num_holders = {key: sum(key in self._columns[place] for place in places) for key in self._sizes}
+        self._slices = cut(self._sizes, num_holders, self._channel.num_ranks)
+        bounds = self._pack(sums)
+        self._channel.reduce_scatter(self._packed[: bounds[-1]].numpy(), bounds)
+        mine = self._packed[bounds[self._channel.mpi_rank] : bounds[self._channel.mpi_rank + 1]]
+        counters = mine[: NUM_COUNTERS * len(places)].view(-1, NUM_COUNTERS).tolist()
+        for place, counter in zip(places, counters, strict=True):
+            check_counters(counter, group=sums.of_place[place].group, num_clients=counts.num_clients[place])
+        means = self._means(places, to_float64_in_place(mine[NUM_COUNTERS * len(places) :]))
+        return [
+            TypeUpdate(self._adapters.layouts[place].model_type, counts.num_rows[place], means[place])
+            for place in places
+        ]
+
+    def apply(self, change: Mapping[str, Tensor]) -> None:
+        """Put this rank's slice of the new values into its place in the row of all tensors."""
+        for key, part in self._round_slices.of(self._channel.mpi_rank).items():
+            start = self._round_slices.starts[key]
+            value_P = self._adapters.changed(key, change.get(key), part)
+            self._values[start + part.start : start + part.stop] = value_P
+
+    def broadcast(self, downlink: Downlink, codec: str) -> None:
+        """Give all ranks all slices (before round 1: the root's values); every rank makes the messages itself."""
+        if self._slices is None:
+            self._values.copy_(torch.cat([self._adapters.changed(key, None) for key in self._sizes]))
+            self._channel.broadcast(self._values.numpy())
+        else:
+            self._channel.all_gather(self._values.numpy(), self._slices.bounds)
+        self._adapters.replace(dict(zip(self._sizes, self._values.split(list(self._sizes.values())), strict=True)))
+        downlink.take(self._adapters, self._adapters.messages(codec))
+
+    @property
+    def _round_slices(self) -> Slices:
+        assert self._slices is not None, "nothing was gathered yet"
+        return self._slices
+
+    def _runs(self, mpi_rank: int, places: Sequence[int]) -> Iterator[tuple[str, int, slice]]:
+        """Yield (key, place, columns of the type's vector) for what a rank adds up, in the order of its slice."""
+        for key, part in self._round_slices.of(mpi_rank).items():
+            for place in places:
+                if key in self._columns[place]:
+                    start = self._columns[place][key].start
+                    yield key, place, slice(start + part.start, start + part.stop)
+
+    def _pack(self, sums: RoundSums) -> list[int]:
+        """Copy sums into the order of slices, each after the counters of all types; returns the slices' bounds."""
+        places = list(sums.of_place)
+        counters = torch.tensor([exact.counters for exact in sums.of_place.values()], dtype=torch.int64).flatten()
+        sizes = []
+        rest = self._packed
+        for mpi_rank in range(self._channel.num_ranks):
+            runs = [sums.of_place[place].sum_P[columns] for _, place, columns in self._runs(mpi_rank, places)]
+            sizes.append(len(counters) + sum(map(len, runs)))
+            torch.cat([counters, *runs], out=rest[: sizes[-1]])
+            rest = rest[sizes[-1] :]
+        return [*accumulate(sizes, initial=0)]
+
+    def _means(self, places: Sequence[int], mine: Tensor) -> dict[int, dict[str, Tensor]]:
+        """Return place -> key -> this rank's part of the mean; no element where it has none."""
+        means = {place: {key: mine[:0] for key in self._columns[place]} for place in places}
+        for key, place, columns in self._runs(self._channel.mpi_rank, places):
+            size = columns.stop - columns.start
+            means[place][key], mine = mine[:size], mine[size:]
+        return means
