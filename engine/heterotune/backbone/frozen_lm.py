@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from heterotune.backbone.head_loss import HeadLoss
+from heterotune.backbone.head_loss import HeadLoss, OwnHeads
 from heterotune.data.tokenizing import IGNORED
 
 
@@ -26,6 +26,7 @@ class FrozenLM(nn.Module):
         targets_RT: Tensor | None,
         head_features: Callable[[Tensor], Tensor | None] | None = None,
         basis_QV: Tensor | None = None,
+        head_difference_KVD: Tensor | None = None,
     ) -> Tensor:
         """Run R rows of T tokens.
 
@@ -36,6 +37,7 @@ class FrozenLM(nn.Module):
             targets_RT: The token after each, `IGNORED` where it does not count; None to get final hidden states.
             head_features: Turns final hidden states (R, T, D) into the head branch's features (R, T, Q).
             basis_QV: The head branch's vocabulary basis.
+            head_difference_KVD: What each of K clients adds to the output embedding; rows are theirs in equal parts.
 
         Returns:
             Loss of each token in nats, float32 (R, T), zero where ignored; or final hidden states (R, T, D).
@@ -45,11 +47,15 @@ class FrozenLM(nn.Module):
             return hidden_RTD
         counts_RT = targets_RT != IGNORED
         features_RTQ = head_features(hidden_RTD) if head_features is not None else None
+        own = None
+        if head_difference_KVD is not None:
+            own = OwnHeads(head_difference_KVD, counts_RT.view(len(head_difference_KVD), -1).sum(dim=1).tolist())
         losses_N = self.head(
             hidden_RTD[counts_RT],
             targets_RT[counts_RT],
             None if features_RTQ is None else features_RTQ[counts_RT],
             basis_QV,
+            own,
         )
         losses_RT = torch.zeros(targets_RT.shape, dtype=torch.float32, device=hidden_RTD.device)
         return losses_RT.masked_scatter(counts_RT, losses_N)

@@ -1,9 +1,12 @@
-"""The frozen output head and its loss, a block of tokens at a time: logits are never all in memory.
+"""The output head and its loss, a block of tokens at a time: logits are never all in memory.
 
-Legend: N tokens that count, D width, V vocabulary, Q basis rank.
+Legend: N tokens that count, D width, V vocabulary, Q basis rank, K clients.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,19 @@ from torch.nn import functional as F
 
 # Logit block: 2^22 fp32 elements = 16 MiB. A function of the vocabulary alone, so that results never depend on memory.
 BLOCK_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class OwnHeads:
+    """Heads that differ between clients.
+
+    Attributes:
+        difference_KVD: What each client adds to the frozen weight.
+        num_tokens: Each client's tokens that count; a client's tokens are together, in client order.
+    """
+
+    difference_KVD: Tensor
+    num_tokens: Sequence[int]
 
 
 class HeadLoss(nn.Module):
@@ -21,7 +37,12 @@ class HeadLoss(nn.Module):
         self.weight = weight
 
     def forward(
-        self, hidden_ND: Tensor, targets_N: Tensor, features_NQ: Tensor | None, basis_QV: Tensor | None
+        self,
+        hidden_ND: Tensor,
+        targets_N: Tensor,
+        features_NQ: Tensor | None,
+        basis_QV: Tensor | None,
+        own: OwnHeads | None = None,
     ) -> Tensor:
         """Return each token's negative log likelihood.
 
@@ -30,11 +51,16 @@ class HeadLoss(nn.Module):
             targets_N: The tokens that come next, int64.
             features_NQ: Features of the head branch, or None.
             basis_QV: The frozen vocabulary basis that turns features into logits, or None.
+            own: Every client's own head, instead of the frozen one and its branch; or None.
 
         Returns:
-            float32, shape (N,), in nats. Its gradient with respect to hidden states and features was computed in the
-            forward pass already: the weight is frozen, so the backward pass needs neither logits nor weight.
+            float32, shape (N,), in nats. Behind a frozen head the gradient with respect to hidden states and features
+            was computed in the forward pass already, so the backward pass needs neither logits nor weight. Clients' own
+            heads make their logits again in the backward pass: a gradient as large as the head then lives only there.
         """
+        if own is not None:
+            assert features_NQ is None and sum(own.num_tokens) == hidden_ND.shape[0]
+            return _OwnHeadLoss.apply(hidden_ND, own.difference_KVD, self.weight, targets_N, tuple(own.num_tokens))
         if torch.is_grad_enabled():
             return _FrozenHeadLoss.apply(hidden_ND, features_NQ, self.weight, basis_QV, targets_N)
         blocks = [
@@ -44,9 +70,10 @@ class HeadLoss(nn.Module):
         return torch.cat(blocks) if blocks else hidden_ND.new_zeros(0, dtype=torch.float32)
 
 
-def _rows(num_tokens: int, vocab_size: int) -> list[slice]:
-    step = max(64, BLOCK_ELEMENTS // vocab_size)
-    return [slice(start, start + step) for start in range(0, num_tokens, step)]
+def _rows(num_tokens: int, vocab_size: int, first: int = 0) -> list[slice]:
+    """Return the blocks of the tokens from `first` on."""
+    step, stop = max(64, BLOCK_ELEMENTS // vocab_size), first + num_tokens
+    return [slice(start, min(start + step, stop)) for start in range(first, stop, step)]
 
 
 def _block(
@@ -65,6 +92,13 @@ def _block(
     return F.nll_loss(log_probabilities, targets_N[rows], reduction="none"), log_probabilities
 
 
+def _logit_gradient(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Turn a block's log-probabilities into the gradient of its losses with respect to its logits, in place."""
+    gradient = log_probabilities.exp_()
+    gradient[torch.arange(gradient.shape[0], device=gradient.device), targets] -= 1.0
+    return gradient
+
+
 class _FrozenHeadLoss(torch.autograd.Function):
     """Cross entropy through a frozen head; the gradient is made block by block in the forward pass."""
 
@@ -73,10 +107,8 @@ class _FrozenHeadLoss(torch.autograd.Function):
         losses, grad_hidden = hidden_ND.new_empty(hidden_ND.shape[0], dtype=torch.float32), torch.empty_like(hidden_ND)
         grad_features = None if features_NQ is None else torch.empty_like(features_NQ)
         for rows in _rows(hidden_ND.shape[0], weight.shape[0]):
-            losses[rows], gradient = _block(hidden_ND, features_NQ, weight, basis_QV, targets_N, rows)
-            gradient.exp_()
-            gradient[torch.arange(gradient.shape[0], device=gradient.device), targets_N[rows]] -= 1.0
-            gradient = gradient.to(hidden_ND.dtype)
+            losses[rows], log_probabilities = _block(hidden_ND, features_NQ, weight, basis_QV, targets_N, rows)
+            gradient = _logit_gradient(log_probabilities, targets_N[rows]).to(hidden_ND.dtype)
             torch.mm(gradient, weight, out=grad_hidden[rows])
             if grad_features is not None:
                 torch.mm(gradient, basis_QV.to(gradient.dtype).T, out=grad_features[rows])
@@ -94,3 +126,42 @@ class _FrozenHeadLoss(torch.autograd.Function):
             None,
             None,
         )
+
+
+class _OwnHeadLoss(torch.autograd.Function):
+    """Cross entropy of each client's tokens through its own head: the frozen weight and the client's difference."""
+
+    @staticmethod
+    def forward(ctx, hidden_ND, difference_KVD, weight, targets_N, num_tokens):
+        losses = hidden_ND.new_empty(hidden_ND.shape[0], dtype=torch.float32)
+        for _, own_VD, blocks in _own_heads(weight, difference_KVD, num_tokens, hidden_ND.dtype):
+            for rows in blocks:
+                losses[rows] = _block(hidden_ND, None, own_VD, None, targets_N, rows)[0]
+        ctx.save_for_backward(hidden_ND, difference_KVD, weight, targets_N)
+        ctx.num_tokens = num_tokens
+        return losses
+
+    @staticmethod
+    def backward(ctx, grad_losses_N):
+        hidden_ND, difference_KVD, weight, targets_N = ctx.saved_tensors
+        grad_hidden, grad_KVD = torch.empty_like(hidden_ND), torch.zeros_like(difference_KVD)
+        for client, own_VD, blocks in _own_heads(weight, difference_KVD, ctx.num_tokens, hidden_ND.dtype):
+            for rows in blocks:
+                _, log_probabilities = _block(hidden_ND, None, own_VD, None, targets_N, rows)
+                gradient = _logit_gradient(log_probabilities, targets_N[rows]).mul_(grad_losses_N[rows].unsqueeze(1))
+                torch.mm(gradient.to(own_VD.dtype), own_VD, out=grad_hidden[rows])
+                # In the difference's own dtype: many blocks add up, and bf16 would lose what they have in common.
+                grad_KVD[client].addmm_(gradient.T, hidden_ND[rows].to(gradient.dtype))
+        return grad_hidden, grad_KVD, None, None, None
+
+
+def _own_heads(
+    weight: Tensor, difference_KVD: Tensor, num_tokens: Sequence[int], dtype: torch.dtype
+) -> Iterator[tuple[int, Tensor, list[slice]]]:
+    """Yield every client that has tokens, with its head and its blocks; one head at a time is in memory."""
+    first = 0
+    for client, count in enumerate(num_tokens):
+        if count:
+            own_VD = (weight + difference_KVD[client]).to(dtype)
+            yield client, own_VD, _rows(count, weight.shape[0], first)
+        first += count

@@ -53,6 +53,7 @@ def client_losses(backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
         batch.targets_RT,
         partial(head_features, bank=bank),
         None if frame is None else frame.basis_QV,
+        None if bank.layout.output_embedding is None else bank[bank.layout.output_embedding],
     )
     losses_K = losses_RT.view(bank.num_clients, -1).sum(dim=1)
     return losses_K / batch.num_targets_K.clamp(min=1)

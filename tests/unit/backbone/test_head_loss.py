@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from heterotune.backbone import head_loss
-from heterotune.backbone.head_loss import HeadLoss
+from heterotune.backbone.head_loss import HeadLoss, OwnHeads
 
 
 def make_inputs(num_tokens, vocab_size=50, width=8, basis=3, seed=0):
@@ -48,9 +48,31 @@ def test_without_gradients_the_losses_are_the_same():
         assert torch.equal(head(hidden, targets, features, basis), with_grad)
 
 
-def test_no_tensor_is_as_large_as_all_logits(monkeypatch):
+@pytest.mark.parametrize("num_tokens", [(70,), (70, 0, 1, 129), (0, 0)], ids=str)
+def test_clients_own_heads_are_their_whole_logits(monkeypatch, num_tokens):
+    """Every token weighs differently, a client may have none, and the frozen weight stays out of it."""
+    monkeypatch.setattr(head_loss, "BLOCK_ELEMENTS", 1)
+    hidden, _, weight, _, targets = make_inputs(sum(num_tokens))
+    draw = torch.Generator().manual_seed(1)
+    own = torch.randn(len(num_tokens), *weight.shape, generator=draw, requires_grad=True)
+    per_token = torch.linspace(0.1, 2.0, sum(num_tokens))
+    losses = HeadLoss(weight)(hidden, targets, None, None, OwnHeads(own, num_tokens))
+    (losses * per_token).sum().backward()
+    got = hidden.grad.clone(), own.grad.clone()
+    hidden.grad = own.grad = None
+    parts = zip(hidden.split(num_tokens), weight + own, strict=True)
+    expected = F.cross_entropy(torch.cat([part @ head.T for part, head in parts]), targets, reduction="none")
+    (expected * per_token).sum().backward()
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(got, (hidden.grad, own.grad))
+
+
+@pytest.mark.parametrize("with_own_heads", [False, True])
+def test_no_tensor_is_as_large_as_all_logits(monkeypatch, with_own_heads):
     monkeypatch.setattr(head_loss, "BLOCK_ELEMENTS", 1)
     hidden, features, weight, basis, targets = make_inputs(640)
+    own = OwnHeads(torch.zeros(2, *weight.shape, requires_grad=True), (320, 320)) if with_own_heads else None
+    extra = (None, None, own) if with_own_heads else (features, basis)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -63,5 +85,5 @@ def test_no_tensor_is_as_large_as_all_logits(monkeypatch):
             return result
 
     with Watch():
-        HeadLoss(weight)(hidden, targets, features, basis).sum().backward()
+        HeadLoss(weight)(hidden, targets, *extra).sum().backward()
     assert largest < 640 * weight.shape[0] / 4
