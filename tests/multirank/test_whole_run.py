@@ -27,7 +27,7 @@ RUN = {
 }
 
 
-def write_run(folder: Path, ds_config: str) -> Path:
+def write_run(folder: Path, ds_config: str, **changes) -> Path:
     """Write a corpus with owners of very different size, and a run file."""
     lines = [
         {"owner": f"owner {owner}", "text": f"def f{number}(x):\n    return x * {owner} + {number}\n" * 2}
@@ -36,14 +36,14 @@ def write_run(folder: Path, ds_config: str) -> Path:
     ]
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run = {**RUN, "data": {**RUN["data"], "source": str(corpus)}, "backbone": {"ds_config": ds_config}}
+    run = {**RUN, "data": {**RUN["data"], "source": str(corpus)}, "backbone": {"ds_config": ds_config}, **changes}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(run))
     return path
 
 
-def run_ranks(run_mpi, folder: Path, ds_config: str, num_ranks: int, topology: str = "root") -> Path:
-    run_file = write_run(folder, ds_config)
+def run_ranks(run_mpi, folder: Path, ds_config: str, num_ranks: int, topology: str = "root", **changes) -> Path:
+    run_file = write_run(folder, ds_config, **changes)
     out = folder / f"{ds_config}-{topology}-{num_ranks}"
     out.mkdir()
     setting = f"collective.topology={topology}"
@@ -84,6 +84,18 @@ def check_sharded_run(run: Path, at_the_root: Path) -> None:
         assert (run / kind).read_bytes() == (at_the_root / kind).read_bytes()
     aggregated = {line["mpi_rank"] for line in lines_of(run / "memory.jsonl") if line["phase"] == "aggregate"}
     assert aggregated == {0, 1, 2}
+
+
+@pytest.mark.timeout(300)
+def test_whole_models_come_to_the_same_bits_on_two_ranks(run_mpi, tmp_path):
+    changes = {"rounds": 1, "strategy": "fedavg_full", "local": {"steps": 2, "batch_size": 2, "learning_rate": 1e-3}}
+    one, two = (run_ranks(run_mpi, tmp_path, "zero3_cpu", num_ranks, **changes) for num_ranks in (1, 2))
+    found, wanted = (json.loads((run / "summary.json").read_text()) for run in (two, one))
+    assert found["global_adapter_sha256"] == wanted["global_adapter_sha256"]
+    assert (two / "ledger.jsonl").read_text() == (one / "ledger.jsonl").read_text()
+    for model_type in wanted["model_types"].values():
+        assert model_type["loss_after"] < model_type["loss_before"]
+        assert model_type["up_bytes_per_client_round"] > model_type["full_model_bytes"]  # all of it, and headers
 
 
 def check_one_run(run: Path, *, num_ranks: int) -> None:

@@ -1,4 +1,4 @@
-"""Attach adapters to a frozen backbone: its adapted linears compute the branches too. ZeRO never sees the adapters.
+"""Attach adapters to a frozen backbone: its adapted modules compute the branches or differences too, unseen by ZeRO.
 
 Legend: R rows = K clients × B rows each, in client order; T tokens; D width.
 """
@@ -6,7 +6,7 @@ Legend: R rows = K clients × B rows each, in client order; T tokens; D width.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from heterotune.adapters.adapted_linear import adapted_linear
 from heterotune.adapters.bank import Bank
+from heterotune.adapters.dense_modules import dense_forward
 from heterotune.adapters.layout import AdapterLayout, Branch
 
 
@@ -22,23 +23,26 @@ class AttachedAdapter:
     """The branches of one layout on one backbone. `use(bank)` says whose values they carry."""
 
     def __init__(self, layout: AdapterLayout, llama: nn.Module) -> None:
-        """Take over `forward` of every adapted linear of a `LlamaModel`; `detach()` gives it back.
+        """Take over `forward` of every adapted module of a `LlamaModel`; `detach()` gives it back.
 
-        Hooks on the modules stay in force: ZeRO gathers a weight before its linear runs and before its backward pass.
+        Hooks on the modules stay in force: ZeRO gathers a weight before its module runs and before its backward pass.
         """
         self.bank: Bank | None = None
+        self._modules: list[nn.Module] = []
         branches_at: dict[str, list[Branch]] = defaultdict(list)
         for branch in layout.branches:
             branches_at[branch.module].append(branch)
-        self._linears = [llama.get_submodule(path) for path in branches_at]
-        for linear, branches in zip(self._linears, branches_at.values(), strict=True):
-            assert "forward" not in vars(linear), "two adapters on one backbone"
-            linear.forward = self._forward(linear, branches)
+        for path, branches in branches_at.items():
+            linear = llama.get_submodule(path)
+            self._take_over(linear, self._forward(linear, branches))
+        for path, parameters in _parameters_at(layout.dense).items():
+            module = llama.get_submodule(path)
+            self._take_over(module, self._dense_forward(module, parameters))
 
     def detach(self) -> None:
         """Take the adapters off the backbone."""
-        for linear in self._linears:
-            del linear.forward
+        for module in self._modules:
+            del module.forward
 
     @contextmanager
     def use(self, bank: Bank) -> Iterator[None]:
@@ -50,6 +54,19 @@ class AttachedAdapter:
         finally:
             self.bank = None
 
+    def _take_over(self, module: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
+        assert "forward" not in vars(module), "two adapters on one backbone"
+        module.forward = forward
+        self._modules.append(module)
+
+    def _dense_forward(self, module: nn.Module, parameters: Mapping[str, str]) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            if self.bank is None:
+                return type(module).forward(module, x)
+            return dense_forward(module, x, {name: self.bank[tensor] for name, tensor in parameters.items()})
+
+        return forward
+
     def _forward(self, linear: nn.Linear, branches: Sequence[Branch]) -> Callable[[Tensor], Tensor]:
         def forward(x_RTD: Tensor) -> Tensor:
             if self.bank is None:
@@ -58,6 +75,15 @@ class AttachedAdapter:
             return adapted_linear(x_RTD, linear.weight, linear.bias, down, up, scale)
 
         return forward
+
+
+def _parameters_at(dense: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return path of a module -> name of its parameter -> name of the tensor that is the difference to it."""
+    parameters_at: dict[str, dict[str, str]] = defaultdict(dict)
+    for tensor in dense:
+        path, _, parameter = tensor.rpartition(".")
+        parameters_at[path][parameter] = tensor
+    return parameters_at
 
 
 def side_by_side(branches: Sequence[Branch], bank: Bank, dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:

@@ -1,4 +1,4 @@
-"""What an adapter consists of: tensors with scopes, branches at linear layers, and the branch at the head.
+"""What an adapter consists of: tensors with scopes, branches at linear layers and at the head, or dense differences.
 
 Scope is the one idea of DeMA: a tensor's scope says over which clients it is averaged. A federated method on adapters
 is a table of such tensors; nothing else in the engine asks which method it runs.
@@ -80,12 +80,25 @@ class HeadBranch:
 
 @dataclass(frozen=True)
 class AdapterLayout:
-    """The adapter of one model type. Tensors are ordered by (group, name), so that each group is one run of columns."""
+    """The adapter of one model type. Tensors are ordered by (group, name), so that each group is one run of columns.
+
+    Attributes:
+        model_type: Its name.
+        tensors: All trained tensors.
+        branches: Low-rank paths beside frozen linears.
+        head: The low-rank path beside the frozen output head.
+        dense: Names of tensors that are differences to whole frozen parameters: each is the path of a parameter of
+            `LlamaModel`, and the model computes with the sum of the two.
+        output_embedding: Name of the tensor that is the difference to the output embedding, None = it stays as it is.
+            Where embeddings are tied, the input embedding's.
+    """
 
     model_type: str
     tensors: tuple[TensorSpec, ...]
     branches: tuple[Branch, ...] = ()
     head: HeadBranch | None = None
+    dense: tuple[str, ...] = ()
+    output_embedding: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", tuple(sorted(self.tensors, key=lambda spec: (spec.group, spec.name))))

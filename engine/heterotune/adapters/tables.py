@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from heterotune.adapters.dema import dema_layout
+from heterotune.adapters.dense import full_layout
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.adapters.lora import lora_layout
 from heterotune.config.field_types import StrategyName
@@ -18,4 +19,6 @@ def adapter_layout(
     """Return a model type's adapter under a method of the run file: what `Strategy.layout` of that method returns."""
     if strategy == "heterotune":
         return dema_layout(config.heterotune, model_type, fleet)
+    if strategy == "fedavg_full":
+        return full_layout(config.fedavg_full, model_type)
     return lora_layout(config.fedavg_lora, model_type)

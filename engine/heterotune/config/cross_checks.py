@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from heterotune.config.nearest import suggestion
 
 if TYPE_CHECKING:
-    from heterotune.config.method_options import HeterotuneOptions
+    from heterotune.config.method_options import HeterotuneOptions, LocalConfig
     from heterotune.config.schema import ChunkConfig, CohortConfig, FleetEntry
 
 
@@ -81,6 +81,16 @@ def _compared(compare_with: tuple[str, ...], strategy: str) -> list[str]:
     return problems + [f"compare_with names {name} more than once. Name it once." for name in repeated]
 
 
+def _decay_of_differences(local: LocalConfig, strategy: str, compare_with: tuple[str, ...]) -> list[str]:
+    """What clients of fedavg_full train is the difference to the frozen weights; decay would shrink that."""
+    if not local.weight_decay or "fedavg_full" not in (strategy, *compare_with):
+        return []
+    text = (
+        f"local.weight_decay = {local.weight_decay} would pull fedavg_full's weights to the pre-trained ones, not to 0"
+    )
+    return [f"{text}. Set it to 0, or leave fedavg_full out."]
+
+
 def _shared_ranks(
     fleet: tuple[FleetEntry, ...], options: HeterotuneOptions, strategy: str, compare_with: tuple[str, ...]
 ) -> list[str]:
@@ -125,5 +135,6 @@ _CHECKS = (
     (_chunk_types, ("chunk", "fleet")),
     (_cohort_size, ("cohort", "fleet")),
     (_compared, ("compare_with", "strategy")),
+    (_decay_of_differences, ("local", "strategy", "compare_with")),
     (_shared_ranks, ("fleet", "heterotune", "strategy", "compare_with")),
 )

@@ -22,7 +22,7 @@ Share = Annotated[Number, Field(gt=0, le=1)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=100)]
 
-StrategyName = Literal["heterotune", "fedavg_lora"]
+StrategyName = Literal["heterotune", "fedavg_lora", "fedavg_full"]
 TopologyName = Literal["root", "sharded"]
 
 

@@ -124,3 +124,10 @@ class FedavgLoraOptions(Section):
     """LoRA's alpha, above 0; the branch is scaled by alpha / rank."""
     targets: Targets = "all-linear"
     """Linear layers that get an adapter: "all-linear", or a list as in `heterotune`."""
+
+
+class FedavgFullOptions(Section):
+    """FedAvg of whole models within each model type: every parameter trains and travels; adapter ranks do not apply."""
+
+    learning_rate_scale: Positive = 1.0
+    """Learning rate of every parameter in units of local.learning_rate, above 0; whole models want less than LoRA."""

@@ -24,7 +24,13 @@ from heterotune.config.field_types import (
     Text,
     TopologyName,
 )
-from heterotune.config.method_options import DEFAULT_LOCAL_STEPS, FedavgLoraOptions, HeterotuneOptions, LocalConfig
+from heterotune.config.method_options import (
+    DEFAULT_LOCAL_STEPS,
+    FedavgFullOptions,
+    FedavgLoraOptions,
+    HeterotuneOptions,
+    LocalConfig,
+)
 from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
 
 __all__ = [
@@ -35,6 +41,7 @@ __all__ = [
     "CollectiveConfig",
     "DataConfig",
     "EvaluateConfig",
+    "FedavgFullOptions",
     "FedavgLoraOptions",
     "FleetEntry",
     "HeterotuneOptions",
@@ -276,6 +283,8 @@ class RunConfig(Section):
     """Options of the heterotune strategy."""
     fedavg_lora: FedavgLoraOptions = FedavgLoraOptions()
     """Options of the fedavg_lora strategy."""
+    fedavg_full: FedavgFullOptions = FedavgFullOptions()
+    """Options of the fedavg_full strategy."""
     backbone: BackboneConfig = BackboneConfig()
     """How the frozen LLaMAs are held in memory."""
     chunk: ChunkConfig = ChunkConfig()

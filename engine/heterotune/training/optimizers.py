@@ -106,9 +106,10 @@ class ChunkOptimizer:
 
 
 def _rate_scale(layout: AdapterLayout, values_KP: Tensor) -> Tensor | None:
-    """Return each column's factor on the learning rate, or None where all are 1."""
-    if all(spec.learning_rate_scale == 1.0 for spec in layout.tensors):
-        return None
+    """Return each column's factor on the learning rate, one for all where they are equal, None where all are 1."""
+    scales = {spec.learning_rate_scale for spec in layout.tensors}
+    if len(scales) < 2:
+        return None if scales <= {1.0} else values_KP.new_tensor([*scales])
     scale_P = values_KP.new_ones(layout.num_columns)
     for spec in layout.tensors:
         scale_P[layout.columns[spec.name]] = spec.learning_rate_scale

@@ -7,15 +7,18 @@ loss is `torch.nn.functional.cross_entropy`. Tests hold the fast path against it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import LlamaForCausalLM
 
 from heterotune.adapters.bank import HeadFrame
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.backbone.frozen_lm import FrozenLM
 from heterotune.config.schema import LocalConfig
+from heterotune.data.tokenizing import IGNORED
 from heterotune.training.optimizers import learning_rate_at
 
 
@@ -68,14 +71,12 @@ def train_client(
         penalty: A strategy's loss term on (values, start).
     """
     values = {name: value.clone().requires_grad_() for name, value in start.items()}
-    optimizer = _optimizer(layout, values, local)
+    groups = [{"params": [values[spec.name]], "scale": spec.learning_rate_scale} for spec in layout.tensors]
+    optimizer = _optimizer(groups, local)
     for step, (input_ids, targets) in enumerate(batches):
-        rate = learning_rate_at(step, len(batches), local)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        optimizer.zero_grad()
+        _begin_step(optimizer, step, len(batches), local)
         logits = reference_logits(lm, layout, values, frame, input_ids)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         if penalty is not None:
             loss = loss + penalty(values, start)
         loss.backward()
@@ -85,8 +86,33 @@ def train_client(
     return {name: (values[name] - start[name]).detach() for name in start}
 
 
-def _optimizer(layout: AdapterLayout, values: Mapping[str, Tensor], local: LocalConfig) -> torch.optim.Optimizer:
-    groups = [{"params": [values[spec.name]], "scale": spec.learning_rate_scale} for spec in layout.tensors]
+def train_full_model(lm: LlamaForCausalLM, batches: Sequence[tuple[Tensor, Tensor]], local: LocalConfig) -> None:
+    """Fine-tune all parameters of a model on one client's batches, in place.
+
+    Args:
+        lm: Its own copy, not sharded.
+        batches: (input ids, targets), one pair a step.
+        local: Optimiser, clipping and schedule.
+    """
+    parameters = list(lm.parameters())
+    optimizer = _optimizer([{"params": parameters, "scale": 1.0}], local)
+    for step, (input_ids, targets) in enumerate(batches):
+        _begin_step(optimizer, step, len(batches), local)
+        logits = lm(input_ids=input_ids, use_cache=False).logits
+        F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED).backward()
+        if local.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, local.clip_norm)
+        optimizer.step()
+
+
+def _begin_step(optimizer: torch.optim.Optimizer, step: int, num_steps: int, local: LocalConfig) -> None:
+    """Set the step's learning rates and forget the gradients."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate_at(step, num_steps, local) * group["scale"]
+    optimizer.zero_grad()
+
+
+def _optimizer(groups: list[dict[str, Any]], local: LocalConfig) -> torch.optim.Optimizer:
     if local.optimizer == "adamw":
         return torch.optim.AdamW(
             groups, lr=local.learning_rate, betas=local.betas, eps=local.eps, weight_decay=local.weight_decay

@@ -44,6 +44,10 @@ CASES = [
         ["heterotune.adapter_rank=7", "heterotune.lora_scope=split"],
         "fleet: adapter_rank = 7 of large and its siblings cannot be halved for heterotune.lora_scope = split. Make",
     ),
+    (
+        ["local.weight_decay=0.1", "compare_with=[fedavg_full]"],
+        "local.weight_decay = 0.1 would pull fedavg_full's weights to the pre-trained ones, not to 0. Set it to 0, or",
+    ),
 ]
 
 
@@ -71,7 +75,8 @@ def test_one_mistake_gives_one_line(run, overrides, message):
         ["fleet.1.adapter_rank=4", "strategy=fedavg_lora"],
         ["fleet.0.adapter_rank=7", "heterotune.lora_scope=split"],
         ["heterotune.head_rank=0", "heterotune.head_basis=1"],
-        ["compare_with=[fedavg_lora]"],
+        ["compare_with=[fedavg_lora, fedavg_full]"],
+        ["local.weight_decay=0.1", "compare_with=[fedavg_lora]"],
     ],
     ids=" ".join,
 )

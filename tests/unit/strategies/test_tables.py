@@ -11,9 +11,10 @@ import torch
 
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.field_types import StrategyName
-from heterotune.config.schema import FedavgLoraOptions, FleetEntry, HeterotuneOptions, RunConfig
+from heterotune.config.schema import FedavgFullOptions, FedavgLoraOptions, FleetEntry, HeterotuneOptions, RunConfig
 from heterotune.fleet.model_types import read_model_types
 from heterotune.strategies import make_strategy
+from heterotune.strategies.fedavg_full import FedavgFull
 from heterotune.strategies.fedavg_lora import FedavgLora
 from heterotune.strategies.heterotune import Heterotune
 from heterotune.strategies.strategy import TypeUpdate
@@ -40,6 +41,27 @@ def test_fedavg_shares_nothing_between_types():
     assert all(spec.scope == "type" for layout in found for spec in layout.tensors)
     assert all(keys(a).isdisjoint(keys(b)) for a in found for b in found if a is not b)
     assert len(found[1].branches) == LARGE.num_layers * 7
+
+
+@pytest.mark.parametrize("model_type", FLEET, ids=lambda model_type: model_type.name)
+def test_a_whole_model_is_every_parameter_once(model_type):
+    found = FedavgFull(FedavgFullOptions()).layout(model_type, FLEET)
+    assert found.num_travelling == model_type.num_parameters
+    assert {spec.init for spec in found.tensors} == {"zeros"} and {spec.scope for spec in found.tensors} == {"type"}
+    assert found.output_embedding == "embed_tokens.weight"  # tied: one tensor, two uses
+    blocks = {f"full.layers.{n}.{block}" for n in range(model_type.num_layers) for block in ("attention", "mlp")}
+    assert set(found.group_columns) == blocks | {"full.embedding", "full.norm"}
+
+
+def test_an_untied_head_and_biases_are_parameters_of_their_own():
+    shape = "random:hidden_size=16,intermediate_size=24,num_hidden_layers=1,num_attention_heads=2"
+    flags = "tie_word_embeddings=false,attention_bias=true,mlp_bias=true"
+    untied = read_model_types((FleetEntry(name="untied", model=f"{shape},{flags}", clients=1),))[0]
+    found = FedavgFull(FedavgFullOptions(learning_rate_scale=0.1)).layout(untied, (untied,))
+    assert found.output_embedding == "lm_head.weight" not in found.dense and "full.lm_head" in found.group_columns
+    biases = {spec.name: spec.shape for spec in found.tensors if spec.name.endswith("bias")}
+    assert len(biases) == 7 and biases["layers.0.mlp.up_proj.bias"] == (24,)
+    assert {spec.learning_rate_scale for spec in found.tensors} == {0.1}
 
 
 def test_siblings_share_their_lora_by_original_layer_and_all_share_the_head():
@@ -104,8 +126,10 @@ def specs_of(found):
     return {spec.key: spec for layout in found for spec in layout.travelling}
 
 
-def test_fedavg_adds_each_types_exact_mean():
-    strategy = FedavgLora(FedavgLoraOptions())
+@pytest.mark.parametrize(
+    "strategy", [FedavgLora(FedavgLoraOptions()), FedavgFull(FedavgFullOptions())], ids=lambda s: s.name
+)
+def test_fedavg_adds_each_types_exact_mean(strategy):
     found = layouts(strategy)
     updates = updates_for(found)
     change = strategy.combine(updates, specs_of(found)).change
