@@ -21,16 +21,20 @@ PACKAGES = ("torch", "deepspeed", "transformers", "mpi4py", "numpy")
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]], notes: Sequence[str] = ()) -> None:
     """Write rows of equal columns, under comment lines with command, commit, hardware, versions and notes."""
-    command = shlex.join([Path(sys.executable).name, *sys.argv])
-    versions = {"python": sys.version.split()[0]} | {package: version(package) for package in PACKAGES}
-    header = facts(REPOSITORY, command, versions) | {"load average at the end": f"{os.getloadavg()[0]:.2f}"}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(f"# {key}: {value}\n" for key, value in header.items())
+        file.writelines(f"# {key}: {value}\n" for key, value in table_header().items())
         file.writelines(f"# {note}\n" for note in notes)
         table = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
+
+
+def table_header() -> dict[str, str]:
+    """Return where a table comes from: date, command, commit, hardware, versions, and how busy the machine was."""
+    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    versions = {"python": sys.version.split()[0]} | {package: version(package) for package in PACKAGES}
+    return facts(REPOSITORY, command, versions) | {"load average at the end": f"{os.getloadavg()[0]:.2f}"}
 
 
 def require_matplotlib() -> None:
