@@ -10,6 +10,7 @@ What is done is not done again: every piece leaves its answer in the work folder
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -95,9 +96,8 @@ def runs(experiment: Experiment) -> None:
     """Run every method with every seed."""
     for seed in experiment.plan["seeds"]:
         for method in experiment.methods:
-            _run(
-                experiment, f"runs/{method}-{seed}", experiment.settings(method, seed, experiment.learning_rate(method))
-            )
+            rate, rounds = experiment.learning_rate(method), f"rounds={experiment.plan['rounds']}"
+            _run(experiment, f"runs/{method}-{seed}", experiment.settings(method, seed, rate, rounds))
 
 
 def tuning(experiment: Experiment) -> None:
@@ -114,18 +114,19 @@ def tuning(experiment: Experiment) -> None:
 
 def memory(experiment: Experiment) -> None:
     """Measure what an empty process takes, plain fine-tuning of one client, and one round of each method."""
-    cases, chosen = HERE / "headline_cases.py", experiment.plan["memory"]
-    _measure(experiment, "memory/runtime", [str(cases), "runtime"])
+    cases = str(HERE / "headline_cases.py")
+    _measure(experiment, "memory/runtime", [cases, "runtime"])
     widest = max(read_model_types(load_run(_run_file(experiment)).fleet), key=lambda each: each.num_parameters)
     base = experiment.settings(FULL, experiment.first_seed, experiment.learning_rate(FULL))
-    plain = [str(cases), "plain_full", str(_run_file(experiment))]
+    plain = [cases, "plain_full", str(_run_file(experiment))]
     _measure(experiment, "memory/fleet-plain", [*plain, widest.name, *base])
-    fleet = f"fleet=[{{name: model, model: '{chosen['model']}', clients: 1}}]"
-    alone = [fleet, "cohort.fraction=1.0", "cohort.clients=null", "chunk.clients=1", *chosen["settings"]]
-    _measure(experiment, "memory/model-plain", [*plain, "model", *base, *alone])
-    for method in experiment.methods:
-        settings = experiment.settings(method, experiment.first_seed, experiment.learning_rate(method), *alone)
-        _run(experiment, f"memory/model-{method}", settings, num_ranks=chosen["ranks"])
+    for name, shape in experiment.plan["memory"].items():
+        fleet = f"fleet=[{{name: model, model: '{shape['model']}', clients: 1}}]"
+        alone = [fleet, "cohort.fraction=1.0", "cohort.clients=null", "chunk.clients=1", *shape["settings"]]
+        _measure(experiment, f"memory/{name}-plain", [*plain, "model", *base, *alone])
+        for method in experiment.methods:
+            settings = experiment.settings(method, experiment.first_seed, experiment.learning_rate(method), *alone)
+            _run(experiment, f"memory/{name}-{method}", settings, num_ranks=shape["ranks"])
 
 
 def wire(experiment: Experiment) -> None:
@@ -148,26 +149,28 @@ def report_parts(experiment: Experiment) -> dict[str, Any]:
         for seed in plan["seeds"]
     ]
     alone = {
-        method: MethodRun(method, experiment.first_seed, work / f"memory/model-{method}")
-        for method in experiment.methods
+        name: [MethodRun(method, experiment.first_seed, work / f"memory/{name}-{method}") for method in plan["methods"]]
+        for name in plan["memory"]
     }
-    folders = [run.folder for run in (*all_runs, *alone.values())]
+    folders = [run.folder for run in (*all_runs, *itertools.chain(*alone.values()))]
     if missing := [folder for folder in folders if not (folder / "summary.json").is_file()]:
-        raise SystemExit(
-            f"{len(missing)} runs are not done yet, for example {missing[0]}. Run headline.sh without --only."
-        )
-    first = {run.method: run for run in all_runs if run.seed == experiment.first_seed}
+        text = f"{len(missing)} runs are not done yet, for example {missing[0]}"
+        raise SystemExit(f"{text}. Run headline.sh without --only.")
+    first = [run for run in all_runs if run.seed == experiment.first_seed]
     return {
         "plan": plan,
         "runs": all_runs,
-        "fleet_peaks": {method: run.peak_bytes() for method, run in first.items()}
-        | {PLAIN: _answer(work / "memory/fleet-plain")["peaks"]},
-        "model_peaks": {method: run.peak_bytes() for method, run in alone.items()}
-        | {PLAIN: _answer(work / "memory/model-plain")["peaks"]},
+        "peaks": {plan["title"]: _peaks(work / "memory/fleet-plain", first)}
+        | {plan["memory"][name]["title"]: _peaks(work / f"memory/{name}-plain", mine) for name, mine in alone.items()},
         "runtime_bytes": _answer(work / "memory/runtime")["peaks"]["host_resident"]["all"],
         "wire": [_answer(work / "wire" / method) for method in experiment.methods],
         "commits": sorted({json.loads(path.read_text())["commit"] for path in work.glob("*/*.done.json")}),
     }
+
+
+def _peaks(plain: Path, runs_of_methods: Sequence[MethodRun]) -> dict[str, Any]:
+    """Return method -> kind -> peaks, plain fine-tuning last."""
+    return {run.method: run.peak_bytes() for run in runs_of_methods} | {PLAIN: _answer(plain)["peaks"]}
 
 
 def _run(experiment: Experiment, name: str, settings: Sequence[str], num_ranks: int | None = None) -> Path:

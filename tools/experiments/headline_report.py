@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,11 +52,20 @@ class MethodRun:
         rounds = next(iter(self.losses.values()))
         return {number: mean(by_round[number] for by_round in self.losses.values()) for number in rounds}
 
-    def bytes_per_client_round(self, direction: str, model_type: str = FLEET) -> float:
-        """Return the mean bytes of a client in a round that it took part in."""
+    def message_bytes(self, model_type: str = FLEET) -> dict[str, float]:
+        """Return the mean bytes of a client of a type: "up" and "down" in a round that it takes part in, "down_once".
+
+        What clients download and never send is frozen, and travels when a client first takes part.
+        """
         lines = [line for line in self.ledger if model_type in (FLEET, line["model_type"])]
+        trained = {line["group"] for line in lines if line["direction"] == "up"}
         turns = {(line["round"], line["client"]) for line in lines}
-        return sum(line["bytes"] for line in lines if line["direction"] == direction) / len(turns)
+        clients = {line["client"] for line in lines}
+        found = {"up": 0.0, "down": 0.0, "down_once": 0.0}
+        for line in lines:
+            is_once = line["group"] not in trained
+            found["down_once" if is_once else line["direction"]] += line["bytes"] / len(clients if is_once else turns)
+        return found
 
     def bytes_until(self, last_round: int) -> float:
         """Return the bytes, both ways, of one place in the cohort from round 1 to a round."""
@@ -92,8 +101,9 @@ def communication_rows(runs: Sequence[MethodRun]) -> list[Row]:
     targets, rows = target_losses(runs), []
     for method, mine in _by_method(runs).items():
         for model_type in (FLEET, *mine[0].losses):
-            up, down = (mean(run.bytes_per_client_round(way, model_type) for run in mine) for way in ("up", "down"))
-            row = {"method": method, "model_type": model_type, "up_bytes": round(up), "down_bytes": round(down)}
+            by_seed = [run.message_bytes(model_type) for run in mine]
+            row = {"method": method, "model_type": model_type}
+            row |= {f"{kind}_bytes": round(mean(found[kind] for found in by_seed)) for kind in by_seed[0]}
             rows.append(row | (_to_target(mine, targets) if model_type == FLEET else _no_target()))
     return with_share_below(
         rows, ("model_type",), "below_full_percent", lambda row: row["up_bytes"] + row["down_bytes"]
@@ -168,19 +178,28 @@ def memory_rows(what: str, peaks: Mapping[str, Mapping[str, Mapping[str, int]]],
 def wire_rows(what: str, answers: Sequence[Row]) -> list[Row]:
     """Return the bytes of a client's first round at a model's shape, what travels once included."""
     rows = [{"what": what, **answer, "seconds": round(answer["seconds"], 1)} for answer in answers]
-    every = with_share_below(
-        rows, ("what",), "below_full_percent", lambda row: row["up_bytes"] + row["down_bytes"], digits=3
-    )
+    every = with_share_below(rows, ("what",), "below_full_percent", round_bytes, digits=3)
     return with_share_below(every, ("what",), "first_round_below_full_percent", first_round_bytes, digits=3)
 
 
+def round_bytes(row: Row) -> int:
+    """Return a client's bytes, both ways, in any round after its first."""
+    return row["up_bytes"] + row["down_bytes"]
+
+
 def first_round_bytes(row: Row) -> int:
-    """Return all bytes of a client's first round."""
-    return row["up_bytes"] + row["down_bytes"] + row["down_once_bytes"]
+    """Return a client's bytes, both ways, in its first round."""
+    return round_bytes(row) + row["down_once_bytes"]
 
 
 def with_share_below(
-    rows: Sequence[Row], same: Sequence[str], column: str, value: Any, *, base: str = FULL, digits: int = 2
+    rows: Sequence[Row],
+    same: Sequence[str],
+    column: str,
+    value: Callable[[Row], float],
+    *,
+    base: str = FULL,
+    digits: int = 2,
 ) -> list[Row]:
     """Add a column: by how many percent a row's value is below that of the base method's row alike in `same`."""
     result = []

@@ -17,6 +17,7 @@ from headline_report import (  # noqa: E402
     first_round_bytes,
     memory_rows,
     quality_rows,
+    round_bytes,
     wire_rows,
 )
 from matplotlib import pyplot  # noqa: E402
@@ -32,9 +33,10 @@ TITLES = {
 }
 NOTES = {
     "communication": (
-        "Means over seeds, from the ledger of encoded messages; below_full: up and down together against fedavg_full. "
+        "Means over seeds, from the ledger of encoded messages. down_once: frozen tensors, when a client first takes "
+        "part. below_full: up and down of a round together, in percent below fedavg_full. "
         "target_loss: of the method that reaches least, its best held-out loss (mean over model types; per seed). "
-        "bytes_to_target: both ways, of one place in the cohort, from round 1 to the first round at the target."
+        "bytes_to_target: all of it, of one place in the cohort, from round 1 to the first round at the target."
     ),
     "quality": "Nats per token on the held-out rows; mean and standard deviation over seeds.",
     "memory": (
@@ -55,8 +57,7 @@ def write_report(
     *,
     plan: Mapping[str, Any],
     runs: Sequence[MethodRun],
-    fleet_peaks: Mapping[str, Any],
-    model_peaks: Mapping[str, Any],
+    peaks: Mapping[str, Any],
     runtime_bytes: int,
     wire: Sequence[Row],
     commits: Sequence[str],
@@ -65,8 +66,7 @@ def write_report(
     tables = {
         "communication": communication_rows(runs),
         "quality": quality_rows(runs),
-        "memory": memory_rows(plan["title"], fleet_peaks, runtime_bytes)
-        + memory_rows(plan["memory"]["title"], model_peaks, runtime_bytes),
+        "memory": [row for what, by_method in peaks.items() for row in memory_rows(what, by_method, runtime_bytes)],
         "wire": wire_rows(plan["wire"]["title"], wire),
     }
     rates = ", ".join(f"{method} {chosen['learning_rate']:g}" for method, chosen in plan["methods"].items())
@@ -92,14 +92,13 @@ def page(title: str, tables: Mapping[str, Sequence[Row]], facts: Sequence[str]) 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return rows of equal columns as a table; bytes in readable units."""
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[_cell(column, value) for column, value in row.items()] for row in rows]
-    heads = [column.removesuffix("_bytes").replace("_", " ") for column in lines[0]]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [heads, *lines[1:]])
+    heads = [column.removesuffix("_bytes").replace("_", " ") for column in rows[0]]
+    cells = [[_cell(column, value) for column, value in row.items()] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *cells])
 
 
 def _cell(column: str, value: Any) -> str:
-    return format_bytes(value) if column.endswith("_bytes") and value != "" else str(value)
+    return format_bytes(value) if "bytes" in column and value != "" else str(value)
 
 
 def draw(picture_file: Path, runs: Sequence[MethodRun], tables: Mapping[str, Sequence[Row]]) -> None:
@@ -107,7 +106,7 @@ def draw(picture_file: Path, runs: Sequence[MethodRun], tables: Mapping[str, Seq
     figure, panels = pyplot.subplots(2, 2, figsize=(13, 8.5), layout="constrained")
     _draw_losses(panels[0, 0], runs)
     fleet = [row for row in tables["communication"] if row["model_type"] == FLEET]
-    bars = {row["method"]: (row["up_bytes"] + row["down_bytes"], row["bytes_to_target"]) for row in fleet}
+    bars = {row["method"]: (round_bytes(row), row["bytes_to_target"]) for row in fleet}
     _draw_bars(panels[0, 1], bars, ("a round", "to the target loss"), "bytes of a client, both ways", 1)
     bars = {row["method"]: (first_round_bytes(row),) for row in tables["wire"]}
     _draw_bars(panels[1, 0], bars, (f"first round, {tables['wire'][0]['what']}",), "bytes of a client, both ways", 1)

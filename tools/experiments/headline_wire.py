@@ -21,13 +21,13 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "engine"))
 
-from heterotune.adapters.layout import AdapterLayout  # noqa: E402
+from heterotune.adapters.layout import AdapterLayout, initial_value  # noqa: E402
 from heterotune.adapters.tables import adapter_layout  # noqa: E402
-from heterotune.collective.ledger import Ledger  # noqa: E402
+from heterotune.collective.ledger import Direction, Ledger  # noqa: E402
 from heterotune.collective.wire import encode  # noqa: E402
 from heterotune.config.schema import RunConfig  # noqa: E402
 from heterotune.fleet.model_types import ModelType, read_model_types  # noqa: E402
-from heterotune.randomness import generator  # noqa: E402
+from heterotune.randomness import NO_CLIENT, generator  # noqa: E402
 
 CODEC = "fp32"
 CLIENT, ROUND = 0, 1
@@ -46,11 +46,11 @@ def count_round(strategy: str, model: str) -> dict[str, Any]:
     model_type = read_model_types(config.fleet)[0]
     layout = adapter_layout(strategy, config, model_type, (model_type,))
     ledger = Ledger()
-    for direction in ("down", "up"):
-        for group, columns in layout.group_columns.items():
-            _send(ledger, group, direction, columns.stop - columns.start)
+    for group, columns in layout.group_columns.items():
+        _send(ledger, group, "down", _first_values(layout, group))
+        _send(ledger, group, "up", _made_up(group, columns.stop - columns.start))
     for group, num_elements in _frozen_groups(layout, model_type):
-        _send(ledger, group, "down", num_elements)
+        _send(ledger, group, "down", _made_up(group, num_elements))
     by_kind = Counter[str]()
     for entry in ledger:
         once = entry.group not in layout.group_columns
@@ -66,18 +66,33 @@ def count_round(strategy: str, model: str) -> dict[str, Any]:
     }
 
 
-def _send(ledger: Ledger, group: str, direction: str, num_elements: int) -> None:
-    """Encode a vector of that length and count the message."""
-    values = generator(0, ROUND, CLIENT, f"wire/{direction}/{group}").standard_normal(num_elements, dtype=np.float32)
-    num_bytes = len(encode(values, CODEC))
+def _send(ledger: Ledger, group: str, direction: Direction, values_P: np.ndarray) -> None:
+    """Encode a vector and count the message."""
     ledger.add(
         round_number=ROUND,
         client_id=CLIENT,
         model_type="model",
         direction=direction,
         group=group,
-        num_bytes=num_bytes,
+        num_bytes=len(encode(values_P, CODEC)),
     )
+
+
+def _first_values(layout: AdapterLayout, group: str) -> np.ndarray:
+    """Return what a client downloads in round 1."""
+    specs = [spec for spec in layout.travelling if spec.group == group]
+    values_P = np.empty(sum(spec.num_elements for spec in specs), dtype=np.float32)
+    start = 0
+    for spec in specs:
+        value = initial_value(spec, run_seed=0, client_id=NO_CLIENT, name=spec.key)
+        values_P[start : start + value.size] = value.ravel()
+        start += value.size
+    return values_P
+
+
+def _made_up(group: str, num_elements: int) -> np.ndarray:
+    """Return numbers in place of an update or of alignment's maps."""
+    return generator(0, ROUND, CLIENT, f"wire/{group}").standard_normal(num_elements, dtype=np.float32)
 
 
 def _frozen_groups(layout: AdapterLayout, model_type: ModelType) -> Iterator[tuple[str, int]]:
