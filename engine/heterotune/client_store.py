@@ -1,4 +1,5 @@
-"""Tensors that never leave a client (scope "client"), kept between rounds as one file a client in the run folder.
+"""What a client keeps between rounds, as files of its own in the run folder: tensors that never leave it (scope
+"client"), and what a wire with error feedback has not sent yet.
 
 Any rank may train a client in any round, so its own tensors live where all ranks can read them.
 """
@@ -16,9 +17,11 @@ from torch import Tensor
 from heterotune.adapters.layout import AdapterLayout, initial_value
 from heterotune.checkpoint import link_files
 
+_RESIDUAL = "residual"
+
 
 class ClientStore:
-    """Personal tensors on disk. Layouts without any cost nothing."""
+    """Clients' files. Layouts without personal tensors cost nothing, nor do wires without error feedback."""
 
     def __init__(self, folder: Path, *, run_seed: int) -> None:
         self._folder = folder
@@ -45,11 +48,16 @@ class ClientStore:
         if not personal:
             return
         tensors = {spec.name: values_P[layout.columns[spec.name]].reshape(spec.shape).clone() for spec in personal}
-        path = self._path(client_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        save_file(tensors, unfinished)
-        os.replace(unfinished, path)
+        _replace(self._path(client_id), tensors)
+
+    def load_residual(self, client_id: int, num_elements: int) -> Tensor:
+        """Return what a client has not sent yet, float32, shape (elements,); zeros if it never took part."""
+        path = self._residual_path(client_id)
+        return load_file(path)[_RESIDUAL] if path.exists() else torch.zeros(num_elements)
+
+    def save_residual(self, client_id: int, residual_P: Tensor) -> None:
+        """Keep what a client has not sent yet, for its next update."""
+        _replace(self._residual_path(client_id), {_RESIDUAL: residual_P})
 
     def replace_with(self, saved: Path | None) -> None:
         """Forget all clients and take those of a checkpoint's folder. One process calls this, before anybody trains."""
@@ -60,3 +68,14 @@ class ClientStore:
 
     def _path(self, client_id: int) -> Path:
         return self._folder / f"client-{client_id:06d}.safetensors"
+
+    def _residual_path(self, client_id: int) -> Path:
+        return self._folder / f"residual-{client_id:06d}.safetensors"
+
+
+def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a file that appears under its name only when it is whole; one that a checkpoint links is not changed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    save_file(tensors, unfinished)
+    os.replace(unfinished, path)

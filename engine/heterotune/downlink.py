@@ -34,9 +34,16 @@ class Downlink:
                 for group, tensor in {"dema.head.frame": maps, "dema.head.basis": frame.basis_QV.flatten()}.items():
                     self._frozen[place, group] = encode(tensor.float().cpu().numpy())
 
-    def broadcast(self, adapters: GlobalAdapters, channel: Channel, codec: str) -> None:
-        """Send the root's values to all ranks and take them from the messages. Every rank must call this."""
-        mine = adapters.messages(codec) if channel.mpi_rank == ROOT else {}
+    def broadcast(self, adapters: GlobalAdapters, channel: Channel, codec: str, round_number: int) -> None:
+        """Send the root's values to all ranks and take them from the messages. Every rank must call this.
+
+        Args:
+            adapters: Get the values as clients have them after the wire.
+            channel: The ranks.
+            codec: Wire format.
+            round_number: The round that is done, 0 = none.
+        """
+        mine = adapters.messages(codec, round_number) if channel.mpi_rank == ROOT else {}
         names = [(place, group) for place, layout in enumerate(self._layouts) for group in layout.group_columns]
         self.take(adapters, {name: channel.broadcast_bytes(mine.get(name)) for name in names})
 

@@ -114,9 +114,11 @@ def _known_chunk_clients(parts: Sequence[Part]) -> dict[int, int] | None:
 
 
 def _picked(config: RunConfig) -> RunConfig:
-    """Return the run with the threads and the dtype that "auto" means here."""
+    """Return the run with the threads, the dtype and the wire down that "auto" means here."""
     backbone = config.backbone.model_copy(update={"dtype": pick_dtype(config.backbone.dtype)})
-    return config.model_copy(update={"threads_per_rank": torch.get_num_threads(), "backbone": backbone})
+    collective = config.collective.model_copy(update={"wire_down": config.collective.picked_wire_down})
+    picked = {"threads_per_rank": torch.get_num_threads(), "backbone": backbone, "collective": collective}
+    return config.model_copy(update=picked)
 
 
 def _with_chunks(federation: Federation, chunk_clients: dict[int, int]) -> RunConfig:

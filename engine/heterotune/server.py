@@ -11,18 +11,25 @@ from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec, initial_value
 from heterotune.collective.channel import Message
-from heterotune.collective.wire import decode, encode
-from heterotune.randomness import NO_CLIENT
+from heterotune.collective.codecs import codec_named
+from heterotune.collective.wire import decode_all, encode
+from heterotune.randomness import NO_CLIENT, generator
 
 # (place of the model type in the fleet, tensor group) -> the message that each of its clients downloads.
 Messages = dict[tuple[int, str], Message]
 
 
 class GlobalAdapters:
-    """Key -> common value, float32 on the CPU, for every tensor that travels. Every rank holds a copy."""
+    """Key -> common value, float32 on the CPU, for every tensor that travels. Every rank holds a copy.
+
+    Attributes:
+        values: What clients have: the server's values after their way down the wire.
+    """
 
     def __init__(self, layouts: Sequence[AdapterLayout], *, run_seed: int) -> None:
         self.layouts = tuple(layouts)
+        self._run_seed = run_seed
+        self._exact: dict[str, Tensor] = {}  # before the wire, where it loses something and we are the sender
         self.tensors: dict[str, TensorSpec] = {}
         for layout in layouts:
             for spec in layout.travelling:
@@ -33,26 +40,43 @@ class GlobalAdapters:
             for key, spec in sorted(self.tensors.items())
         }
 
+    @property
+    def exact(self) -> dict[str, Tensor]:
+        """The server's own values, which a wire that rounds has not touched; right where messages are made."""
+        return {key: self._exact.get(key, value) for key, value in self.values.items()}
+
     def apply(self, change: Mapping[str, Tensor]) -> None:
-        """Add a round's changes (float64, flat) to the common values."""
+        """Add a round's changes (float64, flat) to the server's own values: what the wire rounds off is not lost."""
         self.replace({key: self.changed(key, change_P) for key, change_P in change.items()})
 
     def changed(self, key: str, change_P: Tensor | None, part: slice = slice(None)) -> Tensor:
-        """Return a part of a common value after a change of that part (float64, flat), float32, flat; None = none."""
-        value_P = self.values[key].flatten()[part]
+        """Return a part of the server's own value after a change of that part (float64, flat), float32, flat.
+
+        A change of None is no change.
+        """
+        value_P = self._exact.get(key, self.values[key]).flatten()[part]
         return value_P if change_P is None else (value_P + change_P).float()  # float64 before it is rounded
 
     def replace(self, values: Mapping[str, Tensor]) -> None:
-        """Take new common values, float32, flat, as their own memory."""
+        """Take new values of the server, float32, flat, as their own memory."""
         for key, value_P in values.items():
+            self._exact.pop(key, None)
             self.values[key] = value_P.view(self.tensors[key].shape)
 
-    def messages(self, codec: str) -> Messages:
-        """Encode what clients download: for every model type one message a tensor group."""
+    def messages(self, codec: str, round_number: int) -> Messages:
+        """Encode what clients download: for every model type one message a tensor group.
+
+        Args:
+            codec: Wire format. One with blocks makes a message of each tensor and puts a group's one after the other:
+                a tensor that model types share then arrives as the same numbers in all of them.
+            round_number: The round after which they are sent; decides how int8 rounds.
+        """
+        self._exact = {} if codec_named(codec).is_lossless else self.exact
+        encode_group = self._encode_tensors if codec_named(codec).has_blocks else self._encode_vector
         return {
-            (place, group): encode(self._vector(layout, columns).numpy(), codec)
+            (place, group): encode_group(layout, group, codec, round_number)
             for place, layout in enumerate(self.layouts)
-            for group, columns in layout.group_columns.items()
+            for group in layout.group_columns
         }
 
     def receive(self, messages: Messages) -> None:
@@ -60,7 +84,7 @@ class GlobalAdapters:
         for (place, group), message in messages.items():
             layout = self.layouts[place]
             columns = layout.group_columns[group]
-            vector = torch.from_numpy(decode(message, columns.stop - columns.start))
+            vector = torch.from_numpy(decode_all(message, columns.stop - columns.start))
             for spec in layout.travelling:
                 if spec.group == group:
                     part = layout.columns[spec.name]
@@ -80,11 +104,17 @@ class GlobalAdapters:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def _vector(self, layout: AdapterLayout, columns: slice) -> Tensor:
-        """Return the values of a run of columns as one float32 vector."""
-        parts = [
-            self.values[spec.key].flatten()
-            for spec in layout.travelling
-            if columns.start <= layout.columns[spec.name].start < columns.stop
-        ]
-        return torch.cat(parts)
+    def _encode_vector(self, layout: AdapterLayout, group: str, codec: str, round_number: int) -> bytes:
+        """Encode a group's tensors as one vector."""
+        exact = self.exact
+        parts = [exact[spec.key].flatten() for spec in layout.travelling if spec.group == group]
+        return encode(torch.cat(parts).numpy(), codec)
+
+    def _encode_tensors(self, layout: AdapterLayout, group: str, codec: str, round_number: int) -> bytes:
+        """Encode a group's tensors one by one, each with draws that belong to its key."""
+        messages = []
+        for spec in layout.travelling:
+            if spec.group == group:
+                draw = generator(self._run_seed, round_number, NO_CLIENT, f"wire/{spec.key}")
+                messages.append(encode(self.exact[spec.key].flatten().numpy(), codec, draw))
+        return b"".join(messages)

@@ -101,7 +101,7 @@ class Simulation:
         self.downlink = Downlink(self.layouts, self.frames)
         if saved is not None:
             self._go_on_from(saved)
-        self.broadcast()
+        self.broadcast(self.rounds_done)
 
     def close(self) -> None:
         """Take the adapters off the backbones."""
@@ -125,7 +125,7 @@ class Simulation:
         updates = self.gather(plan)
         if updates is not None:
             self.combine(round_number, updates)
-        self.broadcast()
+        self.broadcast(round_number)
         if round_number % self.config.evaluate.every_rounds == 0 or round_number == self.config.rounds:
             self.evaluate(round_number)
         end = self.journal.end_round(round_number, time.perf_counter() - started, self.pass_seconds)
@@ -177,10 +177,10 @@ class Simulation:
             self.topology.apply(combined.change)
         self.journal.metrics(round_number, combined.metrics)
 
-    def broadcast(self) -> None:
-        """Let every rank have the common values, as the messages that clients download."""
+    def broadcast(self, round_number: int) -> None:
+        """Let every rank have the common values, as the messages that clients download after a round."""
         with self.journal.phase("broadcast"):
-            self.topology.broadcast(self.downlink, self.config.collective.wire)
+            self.topology.broadcast(self.downlink, self.config.collective.picked_wire_down, round_number)
 
     def evaluate(self, round_number: int) -> None:
         """Score every model type's global adapter on the held-out rows."""
@@ -209,7 +209,7 @@ class Simulation:
 
     def _state(self) -> Checkpoint:
         """Return what `_forget_what_came_after`, `_frames` and `_go_on_from` need."""
-        tensors = {f"values/{key}": value for key, value in self.adapters.values.items()}
+        tensors = {f"values/{key}": value for key, value in self.adapters.exact.items()}
         for place, frame in enumerate(self.frames):
             if frame is not None:
                 tensors |= {f"frames/{place}/{name}": value.cpu().clone() for name, value in vars(frame).items()}
@@ -300,7 +300,9 @@ class Simulation:
             ledger,
             round_number=plan.round_number,
             num_rows_of_type=plan.num_rows[place],
-            codec=self.config.collective.wire,
+            wire=self.config.collective,
+            run_seed=self.config.seed,
+            store=self.store,
         )
 
     def _wait_in_lock_step(self, plan: RoundPlan, place: int, *, num_passes: int) -> None:

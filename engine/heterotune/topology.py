@@ -55,8 +55,8 @@ class Topology(Protocol):
         """Add changes to as much of the common values as `gather` gave; only on ranks that combine."""
         ...
 
-    def broadcast(self, downlink: Downlink, codec: str) -> None:
-        """Let every rank have the new values, as the messages that clients download."""
+    def broadcast(self, downlink: Downlink, codec: str, round_number: int) -> None:
+        """Let every rank have the new values, as the messages that clients download after a round, 0 = before all."""
         ...
 
 
@@ -89,9 +89,9 @@ class RootTopology:
         """Add whole changes."""
         self._adapters.apply(change)
 
-    def broadcast(self, downlink: Downlink, codec: str) -> None:
+    def broadcast(self, downlink: Downlink, codec: str, round_number: int) -> None:
         """Send the root's messages to all."""
-        downlink.broadcast(self._adapters, self._channel, codec)
+        downlink.broadcast(self._adapters, self._channel, codec, round_number)
 
 
 class ShardedTopology:
@@ -139,7 +139,7 @@ class ShardedTopology:
             value_P = self._adapters.changed(key, change.get(key), part)
             self._values[start + part.start : start + part.stop] = value_P
 
-    def broadcast(self, downlink: Downlink, codec: str) -> None:
+    def broadcast(self, downlink: Downlink, codec: str, round_number: int) -> None:
         """Give all ranks all slices (before round 1: the root's values); every rank makes the messages itself."""
         if self._slices is None:
             self._values.copy_(torch.cat([self._adapters.changed(key, None) for key in self._sizes]))
@@ -147,7 +147,7 @@ class ShardedTopology:
         else:
             self._channel.all_gather(self._values.numpy(), self._slices.bounds)
         self._adapters.replace(dict(zip(self._sizes, self._values.split(list(self._sizes.values())), strict=True)))
-        downlink.take(self._adapters, self._adapters.messages(codec))
+        downlink.take(self._adapters, self._adapters.messages(codec, round_number))
 
     @property
     def _round_slices(self) -> Slices:

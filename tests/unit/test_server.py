@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
@@ -19,7 +20,7 @@ def make_layouts():
 
 def test_messages_carry_all_values_and_nothing_else():
     adapters = GlobalAdapters(make_layouts(), run_seed=1)
-    messages = adapters.messages("fp32")
+    messages = adapters.messages("fp32", 0)
     assert {name: len(message) - HEADER_BYTES for name, message in messages.items()} == {
         (0, "dema.type"): 32,
         (0, "dema.head"): 24,
@@ -48,3 +49,38 @@ def test_the_digest_depends_on_names_shapes_and_bits():
         adapters.apply(change)
         digests.add(adapters.sha256())
     assert len(digests) == 2
+
+
+def siblings(values: torch.Tensor) -> GlobalAdapters:
+    """Two types that share a tensor, which stands at different places in their messages."""
+    shared = TensorSpec("z.V", (300,), "width", "width/z.V", "dema.width", "0")
+    alone = TensorSpec("a.V", (5,), "width", "width/a.V", "dema.width", "0")
+    adapters = GlobalAdapters([AdapterLayout("a", (alone, shared)), AdapterLayout("b", (shared,))], run_seed=1)
+    adapters.apply({"width/z.V": values, "width/a.V": values[:5] * 100})
+    return adapters
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
+def test_a_shared_tensor_arrives_alike_in_all_model_types(codec):
+    adapters = siblings(torch.linspace(-1, 1, 300, dtype=torch.float64))
+    messages = adapters.messages(codec, 3)
+    seen = []
+    for place in (0, 1):
+        receiver = siblings(torch.zeros(300, dtype=torch.float64))
+        receiver.receive({name: message for name, message in messages.items() if name[0] == place})
+        seen.append(receiver.values["width/z.V"])
+    assert torch.equal(*seen)
+    assert messages == adapters.messages(codec, 3)  # a run that is resumed sends the same
+    assert (messages == adapters.messages(codec, 4)) == (codec != "int8")
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8"])
+def test_what_the_wire_rounds_off_is_not_lost_to_the_server(codec):
+    adapters = siblings(torch.ones(300, dtype=torch.float64))
+    adapters.receive(adapters.messages(codec, 0))
+    for round_number in range(1, 101):
+        adapters.apply({"width/z.V": torch.full((300,), 1e-4, dtype=torch.float64)})  # far less than a unit of bf16
+        adapters.receive(adapters.messages(codec, round_number))
+    torch.testing.assert_close(adapters.exact["width/z.V"], torch.full((300,), 1.01))
+    assert (adapters.values["width/z.V"] - 1.01).abs().max() < 0.008
+    assert adapters.values["width/z.V"].unique().numel() <= 2  # what clients have is what the wire can say

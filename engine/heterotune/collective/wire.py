@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
+from heterotune.collective.codecs import codec_named, codec_numbered
 from heterotune.errors import WireError
 
 MAGIC = b"HTUP"
@@ -31,36 +31,21 @@ _TAIL = struct.Struct("<II")
 HEADER_BYTES = _SIGNED.size + _TAIL.size
 
 
-@dataclass(frozen=True)
-class Codec:
-    """One way to write float32 numbers. Adding one (bf16, int8, top-k) is adding a row to `CODECS`."""
-
-    number: int
-    name: str
-    payload_bytes: Callable[[int], int]
-    """Elements to bytes: checked before anything is allocated."""
-    write: Callable[[np.ndarray], bytes]
-    read: Callable[[memoryview], np.ndarray]
-    """Payload of the right length to a new float32 array."""
-
-
-CODECS = (
-    Codec(
-        number=1,
-        name="fp32",
-        payload_bytes=lambda num_elements: 4 * num_elements,
-        write=lambda values: values.astype("<f4", copy=False).tobytes(),
-        read=lambda payload: np.frombuffer(payload, "<f4").astype(np.float32),
-    ),
-)
-
-
-def encode(array: np.ndarray, codec: str = "fp32") -> bytes:
+def encode(
+    array: np.ndarray,
+    codec: str = "fp32",
+    draw: np.random.Generator | None = None,
+    *,
+    topk_share: float | None = None,
+) -> bytes:
     """Write one update.
 
     Args:
-        array: float32, shape (elements,). Any bit pattern travels unchanged; aggregation, not the wire, refuses NaN.
-        codec: A name in `CODECS`.
+        array: float32, shape (elements,). Not changed. What is not finite stays so: aggregation, not the wire, refuses
+            it.
+        codec: A name in `codecs.CODECS`.
+        draw: For formats that round at random.
+        topk_share: Share of elements that topk sends, above 0 and at most 1.
 
     Returns:
         The whole message; its length is what the ledger counts.
@@ -69,8 +54,8 @@ def encode(array: np.ndarray, codec: str = "fp32") -> bytes:
         WireError: If there is no such codec.
     """
     assert array.dtype == np.float32 and array.ndim == 1, "an update travels as one flat float32 array"
-    chosen = _find("name", codec)
-    payload = chosen.write(array)
+    chosen = codec_named(codec)
+    payload = chosen.write(array, draw, topk_share)
     signed = _SIGNED.pack(MAGIC, VERSION, chosen.number, array.size, len(payload))
     return b"".join((signed, _TAIL.pack(_checksum(signed, payload), 0), payload))
 
@@ -98,8 +83,8 @@ def decode(data: bytes | memoryview, num_elements: int | None = None) -> np.ndar
         raise WireError(f"not a heterotune update: it begins with {bytes(view[:4])!r}")
     if version != VERSION:
         raise WireError(f"wire version {version} is not the version of this program, {VERSION}")
-    codec = _find("number", codec_number)
-    expected_bytes = codec.payload_bytes(got_elements)
+    codec = codec_numbered(codec_number)
+    expected_bytes = codec.payload_bytes(got_elements, payload)
     if not payload_bytes == len(payload) == expected_bytes:
         raise WireError(
             f"an update of {got_elements} elements in {codec.name} has a payload of {expected_bytes} bytes; "
@@ -109,15 +94,39 @@ def decode(data: bytes | memoryview, num_elements: int | None = None) -> np.ndar
         raise WireError("an update was damaged on its way: its checksum differs")
     if num_elements is not None and got_elements != num_elements:
         raise WireError(f"an update has {got_elements} elements where {num_elements} were expected")
-    return codec.read(payload)
+    if num_elements is None and codec.is_sparse:
+        raise WireError(f"an update in {codec.name} is read only where its number of elements is known")
+    return codec.read(payload, got_elements)
 
 
-def _find(field: str, value: object) -> Codec:
-    """Return the codec whose `field` is `value`."""
-    for codec in CODECS:
-        if getattr(codec, field) == value:
-            return codec
-    raise WireError(f"no wire codec has the {field} {value!r}; there are {', '.join(codec.name for codec in CODECS)}")
+def decode_all(data: bytes, num_elements: int) -> np.ndarray:
+    """Read messages that stand one after the other, as one array.
+
+    Args:
+        data: Whole messages and nothing after the last. Not changed.
+        num_elements: How many elements the reader expects of all together.
+
+    Raises:
+        WireError: As for `decode`.
+    """
+    parts = list(_split(memoryview(data)))
+    if len(parts) == 1:
+        return decode(parts[0], num_elements)
+    values = np.concatenate([decode(part) for part in parts])
+    if values.size != num_elements:
+        raise WireError(f"an update has {values.size} elements where {num_elements} were expected")
+    return values
+
+
+def _split(data: memoryview) -> Iterator[memoryview]:
+    """Cut messages apart by the lengths in their headers; what is no whole message is left to `decode` to refuse."""
+    while True:
+        is_header = len(data) >= HEADER_BYTES
+        num_bytes = HEADER_BYTES + _SIGNED.unpack(data[: _SIGNED.size])[-1] if is_header else len(data)
+        yield data[:num_bytes]
+        data = data[num_bytes:]
+        if not data:
+            return
 
 
 def _checksum(signed: bytes | memoryview, payload: bytes | memoryview) -> int:

@@ -226,8 +226,19 @@ class CollectiveConfig(Section):
 
     topology: TopologyName = "root"
     """Where updates are combined: "root" = on MPI rank 0; "sharded" = every rank a slice of them, the same bits."""
-    wire: Literal["fp32"] = "fp32"
-    """Number format of an update on the wire."""
+    wire: Literal["fp32", "bf16", "int8", "topk"] = "fp32"
+    """Number format of an update on its way up; see docs/ledger.md for what each loses."""
+    wire_down: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    """Number format of the common values on their way down; "auto" = bf16 where `wire` is bf16, else fp32."""
+    topk_share: Share = 0.01
+    """Share of a tensor group's elements that `wire: topk` sends, above 0 and at most 1; at least one element."""
+
+    @property
+    def picked_wire_down(self) -> str:
+        """The number format down, "auto" replaced by what it means."""
+        if self.wire_down != "auto":
+            return self.wire_down
+        return "bf16" if self.wire == "bf16" else "fp32"
 
 
 class CheckpointConfig(Section):

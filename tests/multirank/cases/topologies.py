@@ -49,7 +49,7 @@ def run_rounds(channel: Channel, name: TopologyName) -> dict[str, Any]:
     adapters, strategy = GlobalAdapters(layouts, run_seed=3), Heterotune(HeterotuneOptions())
     sums = RoundSums([one.num_travelling for one in layouts])
     topology, downlink = make_topology(name, adapters, channel), Downlink(layouts, [None] * len(layouts))
-    topology.broadcast(downlink, "fp32")
+    topology.broadcast(downlink, "fp32", 0)
     digests, metrics = [adapters.sha256()], []
     for round_number, places in enumerate(ROUNDS):
         _train(channel, round_number, places, layouts, sums)
@@ -59,9 +59,9 @@ def run_rounds(channel: Channel, name: TopologyName) -> dict[str, Any]:
             combined = strategy.combine(updates, adapters.tensors, topology.grams)
             topology.apply(combined.change)
             metrics.append(combined.metrics)
-        topology.broadcast(downlink, "fp32")
+        topology.broadcast(downlink, "fp32", 1)
         digests.append(adapters.sha256())
-    messages = hashlib.sha256(b"".join(bytes(message) for message in adapters.messages("fp32").values())).hexdigest()
+    messages = hashlib.sha256(b"".join(bytes(message) for message in adapters.messages("fp32", 1).values())).hexdigest()
     logged = channel.broadcast_bytes(json.dumps(metrics).encode())
     return {"digests": digests, "messages": messages, "metrics": json.loads(logged)}
 
