@@ -65,6 +65,8 @@ def load_backbones(
     chosen = config.backbone
     ds_config = None if chosen.ds_config == NO_DEEPSPEED else read_ds_config(chosen.ds_config)
     dtype = pick_dtype(chosen.dtype)
+    if ds_config is not None:
+        _count_gathers(channel)
     files: list[Path | None] = [None] * len(model_types)
     if ds_config is None and channel.num_ranks > 1:
         files = _write_mapped(model_types, dtype, channel, scratch)
@@ -96,6 +98,13 @@ def _shard_group(config: RunConfig, channel: Channel) -> ShardGroup:
     nodes = nodes_of_ranks(channel, os.environ)
     groups = group_ranks(config.backbone.group, nodes)
     return form_shard_group(groups, channel.mpi_rank, watchdog_seconds=config.watchdog_seconds)
+
+
+def _count_gathers(channel: Channel) -> None:
+    """Count what ZeRO-3 gathers on this rank beside what the channel itself moves."""
+    from heterotune.backbone.gather_count import count_gathers
+
+    count_gathers(channel.traffic.add)
 
 
 def _write_mapped(model_types: tuple[ModelType, ...], dtype: str, channel: Channel, scratch: Path) -> list[Path | None]:

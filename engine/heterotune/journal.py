@@ -18,6 +18,7 @@ import numpy as np
 
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.ledger import Ledger
+from heterotune.collective.ledger_sums import LedgerSums
 from heterotune.profiling.memory import MemoryRecorder
 from heterotune.profiling.timing import Stopwatch
 from heterotune.run_folder import RunFolder
@@ -73,7 +74,7 @@ class Journal:
         self.run_folder, self.channel, self.model_types = folder, channel, tuple(model_types)
         self.strategy, self.rounds = strategy, rounds
         self.ledger = Ledger()
-        self.whole_ledger = Ledger()
+        self.ledger_sums = LedgerSums(("type", "direction"))  # the root's: of all rounds, without their entries
         self.losses: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self.round_seconds: list[float] = []
         self.peak_bytes: dict[tuple[int, str], int] = {}
@@ -82,6 +83,7 @@ class Journal:
         self._stopwatch = Stopwatch()
         self._losses: list[ClientLoss] = []
         self._passes: list[ChunkPasses] = []
+        self._traffic: list[dict[str, Any]] = []
         self._round_number = 0
         self._shown_at = -SHOW_SECONDS
 
@@ -103,6 +105,14 @@ class Journal:
         self._show(name)
         with self._memory.phase(name), self._stopwatch.phase(name):
             yield
+
+    def begin_round(self, round_number: int) -> None:
+        """Close the books of what came before round 1: alignment and first evaluation are round 0 of the traffic.
+
+        What a job that goes on later moves before its first round counts to that round. Every rank calls this.
+        """
+        if round_number == 1:
+            self._note_traffic(0)
 
     def idle(self) -> AbstractContextManager[None]:
         """Time what a rank does only to stay in lock step with the others."""
@@ -138,6 +148,7 @@ class Journal:
             "positions": self.run_folder.positions(),
             "losses": self.losses,
             "round_seconds": self.round_seconds,
+            "ledger_sums": self.ledger_sums.state(),
             "peak_bytes": [[*key, peak] for key, peak in self.peak_bytes.items()],
         }
 
@@ -146,7 +157,7 @@ class Journal:
         if not self.is_root:
             return
         self.run_folder.cut_back(state.get("positions", {}))
-        self.whole_ledger = Ledger.from_records(self.run_folder.read_ledger())
+        self.ledger_sums.restore(state.get("ledger_sums", ()))
         self.round_seconds = list(state.get("round_seconds", ()))
         self.peak_bytes = {(mpi_rank, kind): peak for mpi_rank, kind, peak in state.get("peak_bytes", ())}
         for name, values in state.get("losses", {}).items():
@@ -168,6 +179,7 @@ class Journal:
             "seconds": self._stopwatch.drain(),
             "passes": self._passes,
             "losses": self._losses,
+            "traffic": self._drain_traffic(round_number),
             "stop": self._stop_wanted(),
         }
         notes = json.dumps(report).encode()
@@ -177,6 +189,7 @@ class Journal:
         if gathered is not None:
             reports = [self._read(part) for part in gathered]
             self._write_ledger([ledger for _, ledger in reports])
+            self.run_folder.append_traffic([row for notes, _ in reports for row in notes["traffic"]])
             self._write_losses(round_number, [tuple(row) for notes, _ in reports for row in notes["losses"]])
             self._write_memory(round_number, [notes["memory"] for notes, _ in reports])
             self._write_seconds(round_number, seconds, [notes["seconds"] for notes, _ in reports])
@@ -200,7 +213,29 @@ class Journal:
         for ledger in by_rank:
             arrived.merge(ledger)
         self.run_folder.append_ledger(arrived.records())
-        self.whole_ledger.merge(arrived)
+        for entry in arrived:
+            self.ledger_sums.add(entry)
+
+    def _note_traffic(self, round_number: int) -> None:
+        """Put what this rank moved since the last time under a round."""
+        for verb, moved in sorted(self.channel.traffic.drain().items()):
+            self._traffic.append(
+                {
+                    "round": round_number,
+                    "mpi_rank": self.channel.mpi_rank,
+                    "what": verb,
+                    "calls": moved.num_calls,
+                    "sent_bytes": moved.sent_bytes,
+                    "received_bytes": moved.received_bytes,
+                    "seconds": moved.seconds,
+                }
+            )
+
+    def _drain_traffic(self, round_number: int) -> list[dict[str, Any]]:
+        """Return the rows of this rank that are not written yet, up to now."""
+        self._note_traffic(round_number)
+        rows, self._traffic = self._traffic, []
+        return rows
 
     def _write_losses(self, round_number: int, rows: Sequence[ClientLoss]) -> None:
         entries = []

@@ -22,11 +22,12 @@ SUMMARY_FILE = "summary.json"
 FAILURE_FILE = "failure.json"
 METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "ledger.jsonl"
+TRAFFIC_FILE = "traffic.jsonl"
 MEMORY_FILE = "memory.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
 MANIFEST_FILE = "manifest.json"
 """A checkpoint is `checkpoints/round-000010/`, and whole exactly if this file is in it."""
-GROWING_FILES = (METRICS_FILE, LEDGER_FILE, MEMORY_FILE)
+GROWING_FILES = (METRICS_FILE, LEDGER_FILE, TRAFFIC_FILE, MEMORY_FILE)
 _MAX_SAME_SECOND = 1000
 
 
@@ -114,6 +115,10 @@ class RunFolder:
         """Add lines to ledger.jsonl."""
         self._append(LEDGER_FILE, entries)
 
+    def append_traffic(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines to traffic.jsonl."""
+        self._append(TRAFFIC_FILE, entries)
+
     def append_memory(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to memory.jsonl."""
         self._append(MEMORY_FILE, entries)
@@ -139,13 +144,6 @@ class RunFolder:
             path = self.path / name
             if path.exists():
                 os.truncate(path, positions.get(name, 0))
-
-    def read_ledger(self) -> Iterator[dict[str, Any]]:
-        """Go through the lines of ledger.jsonl."""
-        path = self.path / LEDGER_FILE
-        if path.exists():
-            with path.open(encoding="utf-8") as lines:
-                yield from map(json.loads, lines)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:

@@ -120,6 +120,7 @@ class Simulation:
     def run_round(self, round_number: int) -> None:
         """Run one federation round. Every rank must call this."""
         started = time.perf_counter()
+        self.journal.begin_round(round_number)
         plan = self.plan(round_number)
         self.train(plan)
         updates = self.gather(plan)

@@ -56,14 +56,14 @@ def summarise(
 
 def _model_type(journal: Journal, model_type: ModelType, bytes_per_parameter: int) -> dict[str, Any]:
     losses = [loss for _, loss in journal.losses[model_type.name]]
-    ledger = journal.whole_ledger
+    sums = journal.ledger_sums
     return {
         "loss_before": losses[0],
         "loss_after": losses[-1],
         "perplexity_before": math.exp(min(losses[0], 700.0)),
         "perplexity_after": math.exp(min(losses[-1], 700.0)),
-        "up_bytes_per_client_round": ledger.bytes_per_client_round(model_type=model_type.name, direction="up"),
-        "down_bytes_per_client_round": ledger.bytes_per_client_round(model_type=model_type.name, direction="down"),
+        "up_bytes_per_client_round": sums.of(model_type.name, "up").bytes_per_turn,
+        "down_bytes_per_client_round": sums.of(model_type.name, "down").bytes_per_turn,
         "full_model_bytes": model_type.num_parameters * bytes_per_parameter,
         "num_clients": model_type.num_clients,
     }

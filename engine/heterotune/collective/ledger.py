@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from heterotune.errors import WireError
 
@@ -48,21 +48,6 @@ class Ledger:
     def __init__(self, entries: Iterable[LedgerEntry] = ()) -> None:
         self._entries = list(entries)
 
-    @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Ledger:
-        """Return the ledger whose lines in `ledger.jsonl` these are."""
-        return cls(
-            LedgerEntry(
-                record["round"],
-                record["client"],
-                record["direction"],
-                record["group"],
-                record["model_type"],
-                record["bytes"],
-            )
-            for record in records
-        )
-
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -90,21 +75,6 @@ class Ledger:
     def records(self) -> list[dict[str, int | str]]:
         """Return the lines of `ledger.jsonl`, in the ledger's order."""
         return [entry.record() for entry in self]
-
-    def total_bytes(self, *, model_type: str | None = None, direction: Direction | None = None) -> int:
-        """Return the bytes of all entries of a model type and direction; None means any."""
-        return sum(entry.num_bytes for entry in self._select(model_type, direction))
-
-    def bytes_per_client_round(self, *, model_type: str, direction: Direction) -> float:
-        """Return the mean bytes of one client in one round that it took part in; 0 where there was none."""
-        turns = {(entry.round_number, entry.client_id) for entry in self._select(model_type, direction)}
-        return self.total_bytes(model_type=model_type, direction=direction) / len(turns) if turns else 0.0
-
-    def _select(self, model_type: str | None, direction: Direction | None) -> Iterator[LedgerEntry]:
-        """Go through the entries of a model type and direction."""
-        for entry in self._entries:
-            if model_type in (None, entry.model_type) and direction in (None, entry.direction):
-                yield entry
 
     def to_bytes(self) -> bytes:
         """Return the ledger for a gather: a table of words, then 29 bytes an entry, in the ledger's order."""

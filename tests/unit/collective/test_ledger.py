@@ -36,15 +36,6 @@ def test_a_record_is_a_line_of_the_run_folder():
     assert ledger.records() == [line]
 
 
-def test_totals():
-    ledger = Ledger(ENTRIES)
-    assert ledger.total_bytes() == 216 + 2**40
-    assert ledger.total_bytes(model_type="small") == 180
-    assert ledger.total_bytes(direction="down") == 36
-    assert ledger.bytes_per_client_round(model_type="small", direction="up") == 90.0  # 80 in round 1, 100 in round 2
-    assert ledger.bytes_per_client_round(model_type="small", direction="down") == 0.0
-
-
 def test_travels_and_merges():
     first, second = Ledger(ENTRIES[:2]), Ledger(ENTRIES[2:])
     merged = Ledger()
