@@ -62,3 +62,7 @@ class CollectiveError(HeterotuneError):
 
 class AggregationError(HeterotuneError):
     """An update cannot be aggregated; the message names the client."""
+
+
+class RecordError(HeterotuneError):
+    """A line of a run folder's records is damaged; the message names file and line."""

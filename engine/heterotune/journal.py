@@ -189,7 +189,7 @@ class Journal:
         if gathered is not None:
             reports = [self._read(part) for part in gathered]
             self._write_ledger([ledger for _, ledger in reports])
-            self.run_folder.append_traffic([row for notes, _ in reports for row in notes["traffic"]])
+            self._write_traffic([row for notes, _ in reports for row in notes["traffic"]])
             self._write_losses(round_number, [tuple(row) for notes, _ in reports for row in notes["losses"]])
             self._write_memory(round_number, [notes["memory"] for notes, _ in reports])
             self._write_seconds(round_number, seconds, [notes["seconds"] for notes, _ in reports])
@@ -215,6 +215,9 @@ class Journal:
         self.run_folder.append_ledger(arrived.records())
         for entry in arrived:
             self.ledger_sums.add(entry)
+
+    def _write_traffic(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.run_folder.append_traffic(sorted(rows, key=lambda row: (row["round"], row["mpi_rank"], row["what"])))
 
     def _note_traffic(self, round_number: int) -> None:
         """Put what this rank moved since the last time under a round."""
