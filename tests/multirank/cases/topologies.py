@@ -59,7 +59,7 @@ def run_rounds(channel: Channel, name: TopologyName) -> dict[str, Any]:
             combined = strategy.combine(updates, adapters.tensors, topology.grams)
             topology.apply(combined.change)
             metrics.append(combined.metrics)
-        topology.broadcast(downlink, "fp32", 1)
+        topology.broadcast(downlink, "fp32", round_number + 1)
         digests.append(adapters.sha256())
     messages = hashlib.sha256(b"".join(bytes(message) for message in adapters.messages("fp32", 1).values())).hexdigest()
     logged = channel.broadcast_bytes(json.dumps(metrics).encode())
