@@ -1,4 +1,4 @@
-"""Every codec of the wire: the same bits on any number of ranks and after an interruption, and the fleet still learns."""
+"""Every codec of the wire: the same bits on any number of ranks, after an interruption, and the fleet learns."""
 
 from __future__ import annotations
 
