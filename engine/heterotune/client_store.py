@@ -66,6 +66,10 @@ class ClientStore:
             self._folder.mkdir(parents=True)
             link_files(saved, self._folder)
 
+    def paths(self, client_id: int) -> tuple[Path, ...]:
+        """Return where all of a client's files are, those that it has."""
+        return tuple(path for path in (self._path(client_id), self._residual_path(client_id)) if path.exists())
+
     def _path(self, client_id: int) -> Path:
         return self._folder / f"client-{client_id:06d}.safetensors"
 

@@ -15,9 +15,9 @@ RUN = {
     "rounds": 3,
     "fleet": [
         {"name": "a", "model": "embedded:large-2q", "siblings_of": "b", "clients": 3},
-        {"name": "b", "model": "embedded:large", "clients": 2},
+        {"name": "b", "model": "embedded:large-3q", "clients": 2},
     ],
-    "data": {"source": "embedded:stdlib", "max_tokens": 32, "max_rows_per_client": 8},
+    "data": {"fields": {"text": "text"}, "partition": {"by": "natural", "key": "owner"}, "max_tokens": 16},
     "local": {"steps": 4, "batch_size": 2, "learning_rate": 1e-2},
     "heterotune": {"adapter_rank": 2, "head_rank": 4, "head_basis": 8, "align_tokens": 64, "personal_rank": 1},
     "backbone": {"ds_config": "none"},
@@ -29,9 +29,16 @@ LOSSY = {"collective": {"wire": "topk", "topk_share": 0.05, "wire_down": "int8"}
 
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("codecs") / "run.yaml"
-    path.write_text(yaml.safe_dump(RUN))
-    return path
+    folder = tmp_path_factory.mktemp("codecs")
+    lines = [
+        {"owner": f"owner {owner}", "text": f"def f{number}(x):\n    return x * {owner} + {number}\n" * 2}
+        for owner in range(5)
+        for number in range(8)
+    ]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = {**RUN, "data": {**RUN["data"], "source": str(folder / "corpus.jsonl")}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    return folder / "run.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +70,8 @@ def test_the_fleet_learns_whatever_the_wire(results, wire):
     for name, losses in results[1][wire]["losses"].items():
         exact = results[1]["fp32"]["losses"][name]
         gained, could_gain = losses[0] - losses[-1], exact[0] - exact[-1]
-        assert could_gain > 0.05
-        assert gained > (0.3 if wire == "topk" else 0.9) * could_gain
+        assert could_gain > 0.3
+        assert gained > (0.3 if wire == "topk" else 0.9) * could_gain, (name, losses, exact)
 
 
 def test_codecs_send_less(results, run_file):
@@ -82,7 +89,7 @@ def test_codecs_send_less(results, run_file):
 def work(run_mpi, run_file):
     """Run a worker with topk up and int8 down on a run folder."""
     lossy = run_file.with_name("lossy.yaml")
-    lossy.write_text(yaml.safe_dump(RUN | LOSSY))
+    lossy.write_text(yaml.safe_dump(yaml.safe_load(run_file.read_text()) | LOSSY))
 
     def run(out: Path, *options: str, num_ranks: int, case: tuple[str, ...] = ("-m", "heterotune.worker")):
         out.mkdir(exist_ok=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from heterotune import preflight
 from heterotune.collective.channel import Channel
 from heterotune.collective.opening import open_channel
 from heterotune.config.load import load_run
+from heterotune.config.schema import CollectiveConfig
 from heterotune.federation import Federation, load_backbones
 from heterotune.journal import Journal
 from heterotune.run_folder import RunFolder
@@ -24,25 +26,27 @@ from heterotune.strategies import make_strategy
 WIRES = (("fp32", "auto"), ("bf16", "auto"), ("int8", "fp32"), ("topk", "int8"))
 
 
-def run_wire(run_file: Path, folder: RunFolder, channel: Channel, wire: str, wire_down: str) -> dict[str, object]:
-    """Run the federation under one codec; returns its digest and the losses before and after."""
-    settings = [f"collective.wire={wire}", f"collective.wire_down={wire_down}", "collective.topk_share=0.05"]
-    checked = preflight.check(load_run(run_file, settings))
-    names = [model_type.name for model_type in checked.model_types]
-    journal = Journal(folder, channel, names, checked.config.strategy, checked.config.rounds)
-    device = torch.device("cpu")
-    federation = Federation(
+def load(run_file: Path, channel: Channel, scratch: Path) -> Federation:
+    """Load what all codecs share."""
+    checked, device = preflight.check(load_run(run_file)), torch.device("cpu")
+    return Federation(
         config=checked.config,
         channel=channel,
         model_types=checked.model_types,
         clients=checked.clients,
         data=checked.data,
         public=preflight.public_rows(checked),
-        backbones=load_backbones(checked.model_types, checked.config, channel, device, folder.path),
+        backbones=load_backbones(checked.model_types, checked.config, channel, device, scratch),
         device=device,
     )
-    simulation = Simulation(federation, make_strategy(checked.config.strategy, checked.config), journal)
-    simulation.chunk_clients = {place: 2 for place in range(len(names))}
+
+
+def run_wire(federation: Federation, folder: RunFolder) -> dict[str, object]:
+    """Run the federation; returns its digest and its held-out losses."""
+    config, names = federation.config, [model_type.name for model_type in federation.model_types]
+    journal = Journal(folder, federation.channel, names, config.strategy, config.rounds)
+    simulation = Simulation(federation, make_strategy(config.strategy, config), journal)
+    simulation.chunk_clients = dict.fromkeys(range(len(names)), config.chunk.clients)
     simulation.evaluate(0)
     simulation.run()
     simulation.close()
@@ -55,11 +59,12 @@ def main() -> None:
     torch.set_num_threads(1)
     run_file, out = Path(sys.argv[1]), Path(sys.argv[2])
     channel = open_channel("mpi", watchdog_seconds=60.0)
-    results = {}
+    out.mkdir(exist_ok=True)
+    federation, results = load(run_file, channel, out), {}
     for wire, wire_down in WIRES:
-        path = out / wire
-        path.mkdir(parents=True, exist_ok=True)
-        results[wire] = run_wire(run_file, RunFolder.open(path), channel, wire, wire_down)
+        collective = CollectiveConfig(wire=wire, wire_down=wire_down, topk_share=0.05)
+        chosen = replace(federation, config=federation.config.model_copy(update={"collective": collective}))
+        results[wire] = run_wire(chosen, RunFolder.open(out).subfolder(wire))
     if channel.mpi_rank == 0:
         (out / "results.json").write_text(json.dumps(results))
     channel.barrier()
