@@ -47,6 +47,14 @@ def test_bf16_is_torchs_bfloat16(values):
     np.testing.assert_array_equal(travel(values, "bf16"), expected)  # NaN where NaN, infinities with their sign
 
 
+def test_bf16_rounds_every_upper_half_as_torch_does():
+    upper = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
+    for lower in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF):  # 0x8000 is a tie
+        values = (upper | np.uint32(lower)).view(np.float32)
+        expected = torch.from_numpy(values).bfloat16().float().numpy()
+        np.testing.assert_array_equal(travel(values, "bf16"), expected)
+
+
 @given(MODERATE)
 def test_bf16_is_off_by_at_most_half_a_unit(values):
     smallest_unit = 2.0**-133  # the smallest subnormal number
