@@ -72,8 +72,22 @@ def test_the_same_bits_on_any_number_of_ranks(run_mpi, tmp_path, ds_config):
         files = {path.name: path.read_bytes() for path in (runs[0] / kind).iterdir()}
         assert files and all({p.name: p.read_bytes() for p in (run / kind).iterdir()} == files for run in runs[1:])
     check_one_run(runs[3], num_ranks=4)
+    for run, num_ranks in zip(runs, (1, 2, 3, 4), strict=True):
+        check_gathers(run, num_ranks=num_ranks if ds_config != "none" else 1)
     if ds_config == "none":
         check_sharded_run(run_ranks(run_mpi, tmp_path, ds_config, 3, "sharded"), runs[0])
+
+
+def check_gathers(run: Path, *, num_ranks: int) -> None:
+    """Every rank tells of each round once what it gathered of ZeRO-3's weights; one rank gathers nothing."""
+    traffic = lines_of(run / "traffic.jsonl") if (run / "traffic.jsonl").exists() else []
+    places = [(row["round"], row["mpi_rank"], row["what"]) for row in traffic]
+    assert len(set(places)) == len(places)
+    gathers = {place[:2]: row for place, row in zip(places, traffic, strict=True) if place[2] == "zero3_gather"}
+    expected = {(r, mpi_rank) for r in (0, 1, 2) for mpi_rank in range(num_ranks)} if num_ranks > 1 else set()
+    assert gathers.keys() == expected
+    for row in gathers.values():
+        assert row["received_bytes"] == (num_ranks - 1) * row["sent_bytes"] > 0
 
 
 def check_sharded_run(run: Path, at_the_root: Path) -> None:
