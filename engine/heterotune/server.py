@@ -15,6 +15,8 @@ from heterotune.collective.codecs import codec_named
 from heterotune.collective.wire import decode_all, encode
 from heterotune.randomness import NO_CLIENT, generator
 
+_TILE_ELEMENTS = 1 << 17  # a tile in float64 stays in a core's cache
+
 # (place of the model type in the fleet, tensor group) -> the message that each of its clients downloads.
 Messages = dict[tuple[int, str], Message]
 
@@ -47,15 +49,19 @@ class GlobalAdapters:
 
     def apply(self, change: Mapping[str, Tensor]) -> None:
         """Add a round's changes (float64, flat) to the server's own values: what the wire rounds off is not lost."""
-        self.replace({key: self.changed(key, change_P) for key, change_P in change.items()})
+        new = {key: torch.empty(change_P.shape) for key, change_P in change.items()}
+        for key, change_P in change.items():
+            self.write_changed(key, change_P, new[key])
+        self.replace(new)
 
-    def changed(self, key: str, change_P: Tensor | None, part: slice = slice(None)) -> Tensor:
-        """Return a part of the server's own value after a change of that part (float64, flat), float32, flat.
-
-        A change of None is no change.
-        """
-        value_P = self._exact.get(key, self.values[key]).flatten()[part]
-        return value_P if change_P is None else (value_P + change_P).float()  # float64 before it is rounded
+    def write_changed(self, key: str, change_P: Tensor | None, out: Tensor, part: slice = slice(None)) -> None:
+        """Write a part of the server's own value, changed by as large a part (float64, flat; None = nothing), to float32."""
+        value_P = self._exact.get(key, self.values[key]).view(-1)[part]
+        if change_P is None:
+            out.copy_(value_P)
+            return
+        for tiles in zip(*(vector_P.split(_TILE_ELEMENTS) for vector_P in (out, value_P, change_P)), strict=True):
+            tiles[0].copy_(tiles[1] + tiles[2])  # added in float64 before it is rounded
 
     def replace(self, values: Mapping[str, Tensor]) -> None:
         """Take new values of the server, float32, flat, as their own memory."""

@@ -136,18 +136,23 @@ class ShardedTopology:
         """Put this rank's slice of the new values into its place in the row of all tensors."""
         for key, part in self._round_slices.of(self._channel.mpi_rank).items():
             start = self._round_slices.starts[key]
-            value_P = self._adapters.changed(key, change.get(key), part)
-            self._values[start + part.start : start + part.stop] = value_P
+            out = self._values[start + part.start : start + part.stop]
+            self._adapters.write_changed(key, change.get(key), out, part)
 
     def broadcast(self, downlink: Downlink, codec: str, round_number: int) -> None:
         """Give all ranks all slices (before round 1: the root's values); every rank makes the messages itself."""
         if self._slices is None:
-            self._values.copy_(torch.cat([self._adapters.changed(key, None) for key in self._sizes]))
+            for key, new_P in self._new_values().items():
+                self._adapters.write_changed(key, None, new_P)
             self._channel.broadcast(self._values.numpy())
         else:
             self._channel.all_gather(self._values.numpy(), self._slices.bounds)
-        self._adapters.replace(dict(zip(self._sizes, self._values.split(list(self._sizes.values())), strict=True)))
+        self._adapters.replace(self._new_values())
         downlink.take(self._adapters, self._adapters.messages(codec, round_number))
+
+    def _new_values(self) -> dict[str, Tensor]:
+        """Return key -> its place in the row of all values."""
+        return dict(zip(self._sizes, self._values.split(list(self._sizes.values())), strict=True))
 
     @property
     def _round_slices(self) -> Slices:

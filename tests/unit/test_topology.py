@@ -44,7 +44,7 @@ def test_later_rounds_allocate_no_buffer(name):
         numpy_peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         largest = max(event.self_cpu_memory_usage for event in profile.events())
-        assert largest <= 8 * exact._CACHED_ELEMENTS < 8 * NUM_ELEMENTS / 4, round_number
+        assert largest <= 8 * exact._TILE_ELEMENTS < 8 * NUM_ELEMENTS / 4, round_number
         assert numpy_peak < NUM_ELEMENTS, round_number
         assert updates[0].mean["type/a/w.V"].eq(1.0).all()
         places.add((sums.as_array().ctypes.data, updates[0].mean["type/a/w.V"].data_ptr()))

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from heterotune.aggregation.exact import BLOCK, block_dots
+from heterotune.aggregation.exact import BLOCK, fold_blocks
 
 Vector = Mapping[str, Tensor]
 """Key -> float64, flat: what is here of a tensor; on a rank that has no part of it, no element."""
@@ -23,7 +23,7 @@ Family = Sequence[Vector]
 """Vectors with the same keys."""
 Gram = list[list[float]]
 
-_TILE_ELEMENTS = 4 * BLOCK  # a tile of a few vectors and of their products stays in a core's cache
+_TILE_ELEMENTS = BLOCK  # the products of a few vectors stay in a core's cache
 
 
 class Grams(Protocol):
@@ -77,9 +77,12 @@ def _pairs(num_vectors: int) -> list[tuple[int, int]]:
 
 def _of_tensors(tensors: Sequence[Tensor]) -> Tensor:
     """Return the dot products of the blocks of all pairs, shape (B, Q)."""
-    left, right = (list(column) for column in zip(*_pairs(len(tensors)), strict=True))
-    results = [tensors[0].new_zeros(0, len(left))]
+    pairs = _pairs(len(tensors))
+    product_QT = tensors[0].new_empty(len(pairs), min(_TILE_ELEMENTS, len(tensors[0])))
+    results = [tensors[0].new_empty(0, len(pairs))]
     for tile_V in zip(*(tensor.split(_TILE_ELEMENTS) for tensor in tensors), strict=True):
-        tile_VT = torch.stack(tile_V)
-        results.append(block_dots(tile_VT[left], tile_VT[right]).T)
+        used_QT = product_QT[:, : len(tile_V[0])]
+        for (i, j), product_T in zip(pairs, used_QT, strict=True):
+            torch.mul(tile_V[i], tile_V[j], out=product_T)
+        results.append(fold_blocks(used_QT).T.clone())
     return torch.cat(results)
