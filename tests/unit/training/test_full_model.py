@@ -151,6 +151,18 @@ def test_checkpointing_changes_no_update():
     assert all(torch.equal(kept[k][name], recomputed[k][name]) for k in range(2) for name in kept[k])
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_a_bf16_backbone_trains_fp32_differences(model):
+    """As on a GPU: the sum is rounded to bf16, the difference itself is not."""
+    local = OPTIMIZERS["sgd, clipping"]
+    halved = make_backbone(model, dtype="bf16")
+    starts = start_differences(full_layout(FedavgFullOptions(), halved.model_type), 2)
+    found, expected = (train_fused(backbone, starts, [1, 1], local) for backbone in (halved, make_backbone(model)))
+    for update, reference in zip(found, expected, strict=True):
+        flat, wanted = (torch.cat([t[name].flatten() for name in sorted(reference)]) for t in (update, reference))
+        assert flat.dtype == torch.float32 and torch.cosine_similarity(flat, wanted, dim=0) > 0.99
+
+
 def test_a_padding_row_gets_no_gradient_from_the_input_side():
     """As in `nn.Embedding(padding_idx=...)`, which is what a model with a pad token has."""
     backbone = make_backbone("untied")
