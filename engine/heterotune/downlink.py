@@ -69,6 +69,10 @@ class Downlink:
                         num_bytes=len(message),
                     )
 
+    def held_bytes(self) -> int:
+        """Return the bytes of all messages that are kept for clients."""
+        return sum(len(message) for messages in (self._values, self._frozen) for message in messages.values())
+
     def remember(self, chunks: Sequence[Chunk]) -> None:
         """Take note of a round's whole cohort: next time its clients have the frozen tensors. Every rank calls this."""
         self.known_clients.update(client.client_id for chunk in chunks for client in chunk.clients)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import platform
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,12 @@ import numpy as np
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.ledger import Ledger
 from heterotune.collective.ledger_sums import LedgerSums
-from heterotune.profiling.memory import MemoryRecorder
+from heterotune.profiling import leaks
+from heterotune.profiling.components import ADAPTERS, BUFFERS
+from heterotune.profiling.kinds import NODE_PSS
+from heterotune.profiling.process_memory import ProcessMemory, pss_bytes
+from heterotune.profiling.recorder import MemoryRecorder
+from heterotune.profiling.spans import Spans
 from heterotune.profiling.timing import Stopwatch
 from heterotune.run_folder import RunFolder
 from heterotune.training.chunk_batches import PreparedChunk
@@ -29,6 +35,17 @@ SHOW_SECONDS = 0.1
 """The live display looks a few times a second; writing its status more often would cost short rounds dearly."""
 
 _LENGTH = struct.Struct("<Q")
+_MAKING = {
+    "train": ADAPTERS,
+    "evaluate": ADAPTERS,
+    "align": BUFFERS,
+    "encode": BUFFERS,
+    "gather": BUFFERS,
+    "aggregate": BUFFERS,
+    "broadcast": BUFFERS,
+    "checkpoint": BUFFERS,
+}
+"""Phases whose tensors are tracked, with the component of what they make outside of models."""
 
 LOG = logging.getLogger(__name__)
 
@@ -60,6 +77,7 @@ class Journal:
         strategy: str,
         rounds: int,
         stop_wanted: Callable[[], bool] = lambda: False,
+        runtime: ProcessMemory | None = None,
     ) -> None:
         """Begin an empty record.
 
@@ -70,6 +88,7 @@ class Journal:
             strategy: For the status.
             rounds: For the status.
             stop_wanted: Whether this rank was asked to stop; asked once a round.
+            runtime: This process before it loaded a model; None = now.
         """
         self.run_folder, self.channel, self.model_types = folder, channel, tuple(model_types)
         self.strategy, self.rounds = strategy, rounds
@@ -79,8 +98,9 @@ class Journal:
         self.round_seconds: list[float] = []
         self.peak_bytes: dict[tuple[int, str], int] = {}
         self._stop_wanted = stop_wanted
-        self._memory = MemoryRecorder(channel.mpi_rank)
-        self._stopwatch = Stopwatch()
+        self.memory = MemoryRecorder(channel.mpi_rank, runtime)
+        self._estimates: dict[tuple[str, str], int] = {}
+        self._stopwatch, self._spans = Stopwatch(), Spans()
         self._losses: list[ClientLoss] = []
         self._passes: list[ChunkPasses] = []
         self._traffic: list[dict[str, Any]] = []
@@ -98,12 +118,28 @@ class Journal:
         return self.channel.mpi_rank == ROOT
 
     @contextmanager
-    def phase(self, name: str, round_number: int | None = None) -> Iterator[None]:
-        """Record memory and time of a phase, and show it in the status."""
+    def phase(
+        self,
+        name: str,
+        round_number: int | None = None,
+        *,
+        shape: Hashable = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Iterator[None]:
+        """Record memory and time of a phase, and show it in the status.
+
+        Args:
+            name: The phase.
+            round_number: From here on; None = the one at work, 0 before the first.
+            shape: Tells kinds of work in the phase apart that need different memory.
+            facts: What a trace says of it.
+        """
         if round_number is not None:
             self._round_number = round_number
         self._show(name)
-        with self._memory.phase(name), self._stopwatch.phase(name):
+        self.channel.traffic.observer = self._spans.waited
+        recorded = self.memory.phase(name, self._round_number, making=_MAKING.get(name), shape=shape)
+        with self._spans.span(name, facts), recorded, self._stopwatch.phase(name):
             yield
 
     def begin_round(self, round_number: int) -> None:
@@ -114,9 +150,17 @@ class Journal:
         if round_number == 1:
             self._note_traffic(0)
 
+    def expect(self, estimates: Mapping[tuple[str, str], int]) -> None:
+        """Write a plan's estimate beside each peak from here on.
+
+        Args:
+            estimates: (phase, kind) -> bytes, the same for every rank.
+        """
+        self._estimates = dict(estimates)
+
     def idle(self) -> AbstractContextManager[None]:
         """Time what a rank does only to stay in lock step with the others."""
-        return self._stopwatch.phase("idle")
+        return _both(self._spans.span("idle"), self._stopwatch.phase("idle"))
 
     def metrics(self, round_number: int, entries: Sequence[dict[str, Any]]) -> None:
         """Write metrics of a round (root only; nothing elsewhere)."""
@@ -175,7 +219,10 @@ class Journal:
         told = f"; held-out loss {losses}" if losses else ""
         LOG.info("%s: round %d of %d took %.2f s%s", self.strategy, round_number, self.rounds, seconds, told)
         report = {
-            "memory": self._memory.drain(),
+            "memory": self.memory.drain(),
+            "spans": self._spans.drain(),
+            "node": platform.node(),
+            "pss": pss_bytes(),
             "seconds": self._stopwatch.drain(),
             "passes": self._passes,
             "losses": self._losses,
@@ -191,7 +238,9 @@ class Journal:
             self._write_ledger([ledger for _, ledger in reports])
             self._write_traffic([row for notes, _ in reports for row in notes["traffic"]])
             self._write_losses(round_number, [tuple(row) for notes, _ in reports for row in notes["losses"]])
-            self._write_memory(round_number, [notes["memory"] for notes, _ in reports])
+            self._write_memory([notes["memory"] for notes, _ in reports])
+            self._write_pss(round_number, [(notes["node"], notes["pss"]) for notes, _ in reports])
+            self.run_folder.write_spans(round_number, [notes["spans"] for notes, _ in reports])
             self._write_seconds(round_number, seconds, [notes["seconds"] for notes, _ in reports])
             passes = [tuple(row) for notes, _ in reports for row in notes["passes"]]
             self._write_padding(round_number, passes)
@@ -200,6 +249,18 @@ class Journal:
         told = np.append(costs, stop)
         self.channel.broadcast(told)
         return RoundEnd(told[:-1].tolist(), bool(told[-1]))
+
+    def finish(self) -> None:
+        """Write the memory of what came after the last round, and tell of leaks. Every rank must call this."""
+        gathered = self.channel.gather_bytes(json.dumps(self.memory.drain()).encode())
+        if gathered is not None:
+            self._write_memory([json.loads(part) for part in gathered])
+            for leak in self.leaks():
+                LOG.warning("%s: %s", self.strategy, leak)
+
+    def leaks(self) -> list[leaks.Leak]:
+        """Return which peaks have grown round after round (root only)."""
+        return leaks.find_leaks(self.run_folder.read_memory())
 
     @staticmethod
     def _read(part: bytes) -> tuple[dict[str, Any], Ledger]:
@@ -249,14 +310,24 @@ class Journal:
                 entries.append({"name": "loss/train", "model_type": name, "value": mean, "unit": "nats/token"})
         self.metrics(round_number, entries)
 
-    def _write_memory(self, round_number: int, by_rank: Sequence[list[dict[str, Any]]]) -> None:
-        records = []
-        for mpi_rank, peaks in enumerate(by_rank):
-            for peak in peaks:
-                records.append({"round": round_number, **peak})
-                key = (mpi_rank, peak["kind"])
-                self.peak_bytes[key] = max(self.peak_bytes.get(key, 0), peak["peak_bytes"])
+    def _write_memory(self, by_rank: Iterable[Sequence[dict[str, Any]]]) -> None:
+        records = [record for peaks in by_rank for record in peaks]
+        for record in records:
+            key = (record["mpi_rank"], record["kind"])
+            self.peak_bytes[key] = max(self.peak_bytes.get(key, 0), record["peak_bytes"])
+            estimate = self._estimates.get((record["phase"], record["kind"]))
+            if estimate is not None:
+                record["estimate_bytes"] = estimate
         self.run_folder.append_memory(records)
+
+    def _write_pss(self, round_number: int, by_rank: Sequence[tuple[str, int | None]]) -> None:
+        """Write each node's memory at the first of its ranks; nothing for a node where it is not known."""
+        nodes: dict[str, list[tuple[int, int | None]]] = defaultdict(list)
+        for mpi_rank, (node, pss) in enumerate(by_rank):
+            nodes[node].append((mpi_rank, pss))
+        self._write_memory(
+            [_node_record(round_number, ranks)] for ranks in nodes.values() if all(pss is not None for _, pss in ranks)
+        )
 
     def _write_seconds(self, round_number: int, seconds: float, by_rank: Sequence[dict[str, float]]) -> None:
         self.round_seconds.append(seconds)
@@ -290,6 +361,18 @@ class Journal:
                     "loss": latest,
                 }
             )
+
+
+def _node_record(round_number: int, ranks: Sequence[tuple[int, int | None]]) -> dict[str, Any]:
+    total_bytes = sum(pss or 0 for _, pss in ranks)
+    record = {"round": round_number, "mpi_rank": ranks[0][0], "phase": "round", "kind": NODE_PSS}
+    return record | {"peak_bytes": total_bytes}
+
+
+@contextmanager
+def _both(outer: AbstractContextManager[None], inner: AbstractContextManager[None]) -> Iterator[None]:
+    with outer, inner:
+        yield
 
 
 def _measured_costs(thought: np.ndarray, passes: Sequence[ChunkPasses]) -> np.ndarray:

@@ -24,6 +24,8 @@ METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "ledger.jsonl"
 TRAFFIC_FILE = "traffic.jsonl"
 MEMORY_FILE = "memory.jsonl"
+SPANS_FILE = "spans.json"
+"""When each rank did what in the newest round; `heterotune profile --trace` turns it into a trace."""
 CHECKPOINTS_FOLDER = "checkpoints"
 MANIFEST_FILE = "manifest.json"
 """A checkpoint is `checkpoints/round-000010/`, and whole exactly if this file is in it."""
@@ -122,6 +124,17 @@ class RunFolder:
     def append_memory(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to memory.jsonl."""
         self._append(MEMORY_FILE, entries)
+
+    def read_memory(self) -> Iterator[dict[str, Any]]:
+        """Go through the lines of memory.jsonl."""
+        path = self.path / MEMORY_FILE
+        if path.exists():
+            with path.open(encoding="utf-8") as lines:
+                yield from map(json.loads, lines)
+
+    def write_spans(self, round_number: int, by_rank: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+        """Replace spans.json by a round's spans, rank after rank."""
+        _write_atomic(self.path / SPANS_FILE, json.dumps({"round": round_number, "ranks": by_rank}))
 
     def begin_attempt(self, *, resume: bool) -> None:
         """Make the folder ready for a job: nothing of an earlier one's failure stays (root only).

@@ -15,7 +15,9 @@ from heterotune.collective.channel import ROOT, Channel
 from heterotune.config.schema import RunConfig
 from heterotune.federation import Federation, load_backbones
 from heterotune.journal import Journal
+from heterotune.memory_attribution import attribute_federation
 from heterotune.preflight import CheckedRun, public_rows
+from heterotune.profiling.process_memory import ProcessMemory
 from heterotune.profiling.timing import Stopwatch
 from heterotune.resuming import Part, parts_of_run
 from heterotune.run_folder import RunFolder
@@ -33,6 +35,7 @@ def run_strategies(
     *,
     resume: bool = False,
     stop_wanted: Callable[[], bool] = lambda: False,
+    runtime: ProcessMemory | None = None,
 ) -> None:
     """Run `strategy` and then each of `compare_with`. Every rank must call this.
 
@@ -44,6 +47,7 @@ def run_strategies(
         startup: What this process spent its time on before; goes into the summary.
         resume: Go on from the newest checkpoints in the run folder; what was not begun begins.
         stop_wanted: Whether this rank was asked to stop; asked once a round.
+        runtime: This process before it loaded anything; None = as it is now.
 
     Raises:
         RunStopped: If some rank was asked to stop; all is saved.
@@ -51,7 +55,9 @@ def run_strategies(
     config = _picked(checked.config)
     parts = parts_of_run(config, folder, channel, resume=resume)
     names = [model_type.name for model_type in checked.model_types]
-    journals = [Journal(part.folder, channel, names, part.strategy, config.rounds, stop_wanted) for part in parts]
+    journals = [
+        Journal(part.folder, channel, names, part.strategy, config.rounds, stop_wanted, runtime) for part in parts
+    ]
     with startup.phase("backbones"), journals[0].phase("load"):
         federation = Federation(
             config=config,
@@ -63,6 +69,8 @@ def run_strategies(
             backbones=load_backbones(checked.model_types, config, channel, device, folder.path),
             device=device,
         )
+        for journal in journals:
+            attribute_federation(journal.memory, federation)
     summaries, chunk_clients = {}, _known_chunk_clients(parts)
     for part, journal in zip(parts, journals, strict=True):
         if part.summary is not None:

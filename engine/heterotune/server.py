@@ -55,7 +55,7 @@ class GlobalAdapters:
         self.replace(new)
 
     def write_changed(self, key: str, change_P: Tensor | None, out: Tensor, part: slice = slice(None)) -> None:
-        """Write a part of the server's own value, changed by as large a part (float64, flat; None = nothing), to float32."""
+        """Write a part of the server's own value, changed by a part (float64, flat; None = nothing), as float32."""
         value_P = self._exact.get(key, self.values[key]).view(-1)[part]
         if change_P is None:
             out.copy_(value_P)
@@ -96,6 +96,10 @@ class GlobalAdapters:
                     part = layout.columns[spec.name]
                     value = vector[part.start - columns.start : part.stop - columns.start]
                     self.values[spec.key] = value.view(spec.shape).clone()
+
+    def held_bytes(self) -> int:
+        """Return the bytes of the values, and of the server's own where those differ."""
+        return sum(value.nbytes for value in (*self.values.values(), *self._exact.values()))
 
     def of_model_type(self, place: int) -> dict[str, Tensor]:
         """Return a model type's shared tensors by their names in that type."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 
@@ -30,6 +31,8 @@ from heterotune.fleet.chunks import Chunk, form_chunks
 from heterotune.fleet.clients import sample_cohort
 from heterotune.head_frames import align_heads, gradient_cosines
 from heterotune.journal import Journal
+from heterotune.memory_attribution import attribute_messages, attribute_strategy
+from heterotune.profiling.components import DATA, OPTIMIZER_STATE
 from heterotune.randomness import NO_CLIENT
 from heterotune.server import GlobalAdapters
 from heterotune.strategies.strategy import Strategy, TypeUpdate
@@ -85,20 +88,23 @@ class Simulation:
         self.config, self.channel = federation.config, federation.channel
         self.chunk_clients: dict[int, int] = {}  # place of a model type -> clients per chunk; set before round 1
         self.layouts = [strategy.layout(model_type, federation.model_types) for model_type in federation.model_types]
-        self.attached = [
-            AttachedAdapter(layout, backbone.llama)
-            for layout, backbone in zip(self.layouts, federation.backbones, strict=True)
-        ]
-        self.adapters = GlobalAdapters(self.layouts, run_seed=self.config.seed)
-        self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
-        self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)
+        with journal.phase("build"):
+            self.attached = [
+                AttachedAdapter(layout, backbone.llama)
+                for layout, backbone in zip(self.layouts, federation.backbones, strict=True)
+            ]
+            self.adapters = GlobalAdapters(self.layouts, run_seed=self.config.seed)
+            self.heldout = heldout_batches(federation.data.heldout, self.config.evaluate.batch_size, federation.device)
+            self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
+            self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
-        self.heldout = heldout_batches(federation.data.heldout, self.config.evaluate.batch_size, federation.device)
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
         self.rounds_done = 0
         self._forget_what_came_after(saved)
         self.frames = self._frames(saved)
         self.downlink = Downlink(self.layouts, self.frames)
+        attribute_strategy(journal.memory, self.adapters, self.frames, self.heldout)
+        attribute_messages(journal.memory, self.downlink, self.sums, self.topology)
         if saved is not None:
             self._go_on_from(saved)
         self.broadcast(self.rounds_done)
@@ -157,7 +163,7 @@ class Simulation:
         for place in range(len(self.layouts)):
             mine = [chunk for chunk in plan.by_rank[self.channel.mpi_rank] if chunk.model_type == place]
             for chunk, prepared in prefetch(mine, partial(self._prepare, plan.round_number)):
-                with self.journal.phase("train", plan.round_number):
+                with self._train_phase(plan.round_number, chunk, prepared):
                     trained = self._train_chunk(chunk, prepared)
                 with self.journal.phase("encode"):
                     self._send(plan, trained, sums[place])
@@ -205,6 +211,8 @@ class Simulation:
                 if self.channel.mpi_rank == ROOT:
                     save_checkpoint(self.journal.folder, self._state(), keep=chosen.keep)
                 self.channel.barrier()  # the next round replaces clients' files
+        if is_last or stop_wanted:
+            self.journal.finish()
         if stop_wanted and not is_last:
             raise RunStopped(f"stopped as asked after round {self.rounds_done} of {self.config.rounds}; all is saved.")
 
@@ -278,13 +286,27 @@ class Simulation:
             round_number=round_number,
         )
 
+    def _train_phase(self, round_number: int, chunk: Chunk, prepared: PreparedChunk) -> AbstractContextManager[None]:
+        """Record a chunk's training; chunks of one model type and of about one size need the same memory."""
+        for arrays in prepared.passes:
+            for array in arrays:
+                self.journal.memory.holdings.follow(DATA, array)
+        shape = (chunk.model_type, len(chunk.clients), prepared.passes[0][0].size.bit_length())
+        facts = {
+            "model_type": self.layouts[chunk.model_type].model_type,
+            "clients": [client.client_id for client in chunk.clients],
+            "passes": chunk.num_passes,
+        }
+        return self.journal.phase("train", round_number, shape=shape, facts=facts)
+
     def _train_chunk(self, chunk: Chunk, prepared: PreparedChunk) -> TrainedChunk:
         place, started = chunk.model_type, time.perf_counter()
-        layout, backbone = self.layouts[place], self.federation.backbones[place]
+        layout, backbone, memory = self.layouts[place], self.federation.backbones[place], self.journal.memory
         personal = [self.store.load(client.client_id, layout) for client in chunk.clients]
         frame = self.frames[place]
         bank = stack_clients(layout, self.adapters.values, personal, device=backbone.device, head_frame=frame)
-        batches = prepared.batches(backbone.device)
+        memory.now_making(OPTIMIZER_STATE)
+        batches = memory.first_pass(prepared.batches(backbone.device))
         trained = train_chunk(backbone, self.attached[place], bank, chunk, batches, self.config.local)
         for client, values_P in zip(chunk.clients, trained.values_KP, strict=True):
             self.store.save(client.client_id, layout, values_P)
@@ -315,7 +337,7 @@ class Simulation:
         idle_passes = passes_in_lock_step(sharing, place) - num_passes
         if idle_passes == 0:
             return
-        with self.journal.phase("train", plan.round_number), self.journal.idle():
+        with self.journal.phase("train", plan.round_number, shape=("idle", place)), self.journal.idle():
             bank = self._global_bank(place, self.frames[place])
             for _ in range(idle_passes):
                 idle_training_pass(backbone, self.attached[place], bank)

@@ -49,6 +49,7 @@ def summarise(
             {"mpi_rank": mpi_rank, "kind": kind, "peak_bytes": peak}
             for (mpi_rank, kind), peak in sorted(journal.peak_bytes.items())
         ],
+        "leaks": [leak.as_record() for leak in journal.leaks()],
         "global_adapter_sha256": adapters.sha256(),
         "environment": environment(journal.channel.name, journal.channel.num_ranks),
     }

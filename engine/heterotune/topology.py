@@ -59,6 +59,10 @@ class Topology(Protocol):
         """Let every rank have the new values, as the messages that clients download after a round, 0 = before all."""
         ...
 
+    def held_bytes(self) -> int:
+        """Return the bytes of memory that rounds use again."""
+        ...
+
 
 def make_topology(name: TopologyName, adapters: GlobalAdapters, channel: Channel) -> Topology:
     """Return the topology that a run file names."""
@@ -92,6 +96,10 @@ class RootTopology:
     def broadcast(self, downlink: Downlink, codec: str, round_number: int) -> None:
         """Send the root's messages to all."""
         downlink.broadcast(self._adapters, self._channel, codec, round_number)
+
+    def held_bytes(self) -> int:
+        """Return 0: the means are where the sums were."""
+        return 0
 
 
 class ShardedTopology:
@@ -149,6 +157,10 @@ class ShardedTopology:
             self._channel.all_gather(self._values.numpy(), self._slices.bounds)
         self._adapters.replace(self._new_values())
         downlink.take(self._adapters, self._adapters.messages(codec, round_number))
+
+    def held_bytes(self) -> int:
+        """Return the bytes of the second copy of the sums, and of the new values."""
+        return self._packed.nbytes + self._values.nbytes
 
     def _new_values(self) -> dict[str, Tensor]:
         """Return key -> its place in the row of all values."""

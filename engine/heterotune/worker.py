@@ -151,8 +151,10 @@ def _run(
     import torch
 
     from heterotune.preflight import check
+    from heterotune.profiling.process_memory import read_process_memory
     from heterotune.runner import run_strategies
 
+    runtime = read_process_memory()
     startup.add("imports", time.time() - psutil.Process().create_time())
     # A bank's gradients are views of one matrix on purpose.
     warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
@@ -166,7 +168,7 @@ def _run(
     if torch.cuda.is_available():
         device = torch.device("cuda", device_index)
         torch.cuda.set_device(device)
-    run_strategies(checked, channel, device, folder, startup, resume=resume, stop_wanted=stop_wanted)
+    run_strategies(checked, channel, device, folder, startup, resume=resume, stop_wanted=stop_wanted, runtime=runtime)
 
 
 def _join(config: RunConfig, channel: Channel, device_index: int) -> None:

@@ -25,6 +25,7 @@ LEVELS = (
         "federation",
         "head_frames",
         "journal",
+        "memory_attribution",
         "preflight",
         "resuming",
         "server",

@@ -21,7 +21,7 @@ class RoundSums:
         """
         self._num_elements = tuple(num_elements)
         self._buffer = torch.empty(sum(NUM_COUNTERS + size for size in num_elements), dtype=torch.int64)
-        self._used = 0
+        self._used = self._touched = 0
         self.of_place: dict[int, ExactSum] = {}
 
     def begin(self, places: Iterable[int]) -> dict[int, ExactSum]:
@@ -31,8 +31,13 @@ class RoundSums:
             start, self._used = self._used, self._used + NUM_COUNTERS + self._num_elements[place]
             buffer = self._buffer[start : self._used]
             self.of_place[place] = ExactSum(self._num_elements[place], buffer=buffer)
+        self._touched = max(self._touched, self._used)
         return self.of_place
 
     def as_array(self) -> np.ndarray:
         """Return the memory of the round's sums, counters included, int64: what `Channel.sum_to_root` adds in place."""
         return self._buffer[: self._used].numpy()
+
+    def held_bytes(self) -> int:
+        """Return the bytes that rounds have touched so far."""
+        return self._touched * self._buffer.element_size()

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.swap_tensor.partitioned_param_swapper import AsyncPartitionedParameterSwapper
 from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor, nn
 
 from heterotune.backbone.groups import spell_ranks
@@ -121,6 +124,36 @@ def partition(modules: Iterable[nn.Module], ds_config: dict[str, Any], dtype: to
 def shard_bytes(module: nn.Module) -> int:
     """Return the bytes of a sharded module's parameters that this rank holds, wherever it offloads them."""
     return sum(parameter.ds_tensor.ds_numel * parameter.element_size() for parameter in module.parameters())
+
+
+def shards(module: nn.Module) -> list[Tensor]:
+    """Return this rank's shards of a sharded module's parameters, where they are now: host, GPU, or nowhere (NVMe)."""
+    return [parameter.ds_tensor for parameter in module.parameters()]
+
+
+def gathered_bytes(module: nn.Module) -> int:
+    """Return the bytes of parameters that are whole now, beside their shards: between passes, the persistent ones."""
+    return sum(
+        parameter.numel() * parameter.element_size()
+        for parameter in module.parameters()
+        if parameter.ds_status == ZeroParamStatus.AVAILABLE
+        and parameter.untyped_storage().data_ptr() != parameter.ds_tensor.untyped_storage().data_ptr()
+    )
+
+
+def swap_folders(modules: Iterable[nn.Module]) -> set[Path]:
+    """Return where DeepSpeed keeps this rank's shards on NVMe; none if it does not."""
+    return {Path(swapper.swap_folder) for swapper in _swappers(modules)}
+
+
+def swap_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Return the host memory through which shards go to NVMe and back."""
+    return [swapper.buffers for swapper in _swappers(modules)]
+
+
+def _swappers(modules: Iterable[nn.Module]) -> list[AsyncPartitionedParameterSwapper]:
+    found = [getattr(parameter, "nvme_swapper", None) for module in modules for parameter in module.parameters()]
+    return list({id(swapper): swapper for swapper in found if swapper is not None}.values())
 
 
 def gathered(parameter: nn.Parameter) -> Tensor:

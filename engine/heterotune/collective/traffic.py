@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,6 +29,8 @@ class Traffic:
     """A rank's traffic by verb, since the last `drain`."""
 
     def __init__(self) -> None:
+        self.observer: Callable[[str, float], None] | None = None
+        """Is told the verb and seconds of each call when it is done."""
         self._moved: dict[str, Moved] = {}
 
     def add(self, verb: str, *, sent_bytes: int, received_bytes: int, seconds: float) -> None:
@@ -38,6 +40,8 @@ class Traffic:
         moved.sent_bytes += sent_bytes
         moved.received_bytes += received_bytes
         moved.seconds += seconds
+        if self.observer is not None:
+            self.observer(verb, seconds)
 
     @contextmanager
     def counted(self, verb: str) -> Iterator[Moved]:

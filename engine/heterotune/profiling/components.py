@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 RUNTIME: Final = "runtime"
-"""The process before it loads a model: Python, torch, DeepSpeed, MPI."""
+"""The process before it loads a model: Python, torch, DeepSpeed, MPI; and code that is paged in when it first runs."""
 BACKBONE_SHARDS: Final = "backbone_shards"
 """This rank's part of the frozen backbones, or its replicas."""
 GATHERED_LAYERS: Final = "gathered_layers"
@@ -22,6 +22,8 @@ BUFFERS: Final = "buffers"
 """Exact sums, messages, staging of collectives, checkpoints being written."""
 DATA: Final = "data"
 """Rows of all clients, held-out and public rows, prepared batches."""
+ALLOCATOR: Final = "allocator"
+"""Freed memory that the C library keeps for the next request, and gaps too small for any."""
 
 COMPONENTS: Final = (
     RUNTIME,
@@ -33,6 +35,7 @@ COMPONENTS: Final = (
     LOGITS,
     BUFFERS,
     DATA,
+    ALLOCATOR,
 )
 UNEXPLAINED: Final = "unexplained"
 """A measured peak less all components."""

@@ -7,19 +7,14 @@ while a phase runs. Elsewhere, and where the reset is forbidden, a thread sample
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
-HOST_RESIDENT = "host_resident"
-DEVICE_ALLOCATED = "device_allocated"
-DEVICE_RESERVED = "device_reserved"
+from heterotune.profiling import process_memory
+from heterotune.profiling.kinds import DEVICE_ALLOCATED, DEVICE_RESERVED, HOST_PINNED
 
-_STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 _SAMPLE_SECONDS = 0.02
@@ -53,46 +48,6 @@ class ResidentPeak:
         return sampler.finish()
 
 
-class MemoryRecorder:
-    """Peaks of one rank, by phase. Phases do not nest: a peak belongs to one of them."""
-
-    def __init__(self, mpi_rank: int) -> None:
-        """Begin with no phase.
-
-        Args:
-            mpi_rank: Whose memory this is.
-        """
-        self._mpi_rank = mpi_rank
-        self._resident = ResidentPeak()
-        self._peaks: dict[tuple[str, str], int] = {}
-        self._current: str | None = None
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Measure what runs inside; of a phase that runs several times the highest peak is kept."""
-        return self._measure(name)
-
-    @contextmanager
-    def _measure(self, name: str) -> Iterator[None]:
-        assert self._current is None, f"phase {name} inside phase {self._current}"
-        self._current = name
-        self._resident.start()
-        _reset_device_peaks()
-        try:
-            yield
-        finally:
-            self._current = None
-            for kind, peak in {HOST_RESIDENT: self._resident.stop(), **_device_peaks()}.items():
-                self._peaks[name, kind] = max(self._peaks.get((name, kind), 0), peak)
-
-    def drain(self) -> list[dict[str, Any]]:
-        """Return {"mpi_rank", "phase", "kind", "peak_bytes"} for each phase since the last call, and begin anew."""
-        peaks, self._peaks = self._peaks, {}
-        return [
-            {"mpi_rank": self._mpi_rank, "phase": phase, "kind": kind, "peak_bytes": peak}
-            for (phase, kind), peak in peaks.items()
-        ]
-
-
 def _reset_peak() -> bool:
     """Set VmHWM to the present resident size; False where that is not possible."""
     try:
@@ -103,10 +58,10 @@ def _reset_peak() -> bool:
 
 
 def _peak_bytes() -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("/proc/self/status has no VmHWM although its reset worked")
+    sizes = process_memory.status_bytes()
+    if "VmHWM" not in sizes:
+        raise AssertionError("/proc/self/status has no VmHWM although its reset worked")
+    return sizes["VmHWM"]
 
 
 class _Sampler(threading.Thread):
@@ -132,15 +87,18 @@ class _Sampler(threading.Thread):
         self._peak_bytes = max(self._peak_bytes, self._process.memory_info().rss)
 
 
-def _reset_device_peaks() -> None:
+def reset_device_peaks() -> None:
+    """Forget the GPU's peaks so far."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_host_memory_stats()
 
 
-def _device_peaks() -> dict[str, int]:
-    if not torch.cuda.is_available():
-        return {}
-    return {
-        DEVICE_ALLOCATED: torch.cuda.max_memory_allocated(),
-        DEVICE_RESERVED: torch.cuda.max_memory_reserved(),
-    }
+def device_peaks() -> dict[str, int]:
+    """Return the GPU's peaks since the reset, and what is pinned or locked of the host's memory; no zeros."""
+    peaks = {HOST_PINNED: process_memory.locked_bytes()}
+    if torch.cuda.is_available():
+        peaks[HOST_PINNED] += torch.cuda.host_memory_stats().get("allocated_bytes.peak", 0)
+        peaks[DEVICE_ALLOCATED] = torch.cuda.max_memory_allocated()
+        peaks[DEVICE_RESERVED] = torch.cuda.max_memory_reserved()
+    return {kind: peak for kind, peak in peaks.items() if peak}
