@@ -228,6 +228,21 @@ def doctor(
     raise typer.Exit(0 if all(check.ok for check in checks) else 1)
 
 
+@app.command()
+def profile(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run folder.")],
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write a Chrome trace of the newest round: open it in ui.perfetto.dev.")
+    ] = False,
+) -> None:
+    """Show what memory every MPI rank needed in every phase, and write it as table and plot."""
+    from heterotune.profile_command import profile_run
+    from heterotune.report.terminal import report_console
+
+    with _errors_end_the_command():
+        profile_run(run_dir, report_console(), trace=trace)
+
+
 def main() -> None:
     """Entry point of the installed command."""
     sys.exit(app())

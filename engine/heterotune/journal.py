@@ -250,13 +250,17 @@ class Journal:
         self.channel.broadcast(told)
         return RoundEnd(told[:-1].tolist(), bool(told[-1]))
 
-    def finish(self) -> None:
-        """Write the memory of what came after the last round, and tell of leaks. Every rank must call this."""
+    def write_memory(self) -> None:
+        """Write what was measured since the last round's end, so that a crash leaves it. Every rank must call this."""
         gathered = self.channel.gather_bytes(json.dumps(self.memory.drain()).encode())
         if gathered is not None:
-            self._write_memory([json.loads(part) for part in gathered])
-            for leak in self.leaks():
-                LOG.warning("%s: %s", self.strategy, leak)
+            self._write_memory(json.loads(part) for part in gathered)
+
+    def finish(self) -> None:
+        """Write the memory of what came after the last round, and tell of leaks. Every rank must call this."""
+        self.write_memory()
+        for leak in self.leaks() if self.is_root else ():
+            LOG.warning("%s: %s", self.strategy, leak)
 
     def leaks(self) -> list[leaks.Leak]:
         """Return which peaks have grown round after round (root only)."""

@@ -99,6 +99,7 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
     if simulation.rounds_done == 0:
         with startup.phase("first evaluation"):
             simulation.evaluate(0)
+    journal.write_memory()
     simulation.run()
     simulation.close()
     if not journal.is_root:

@@ -33,7 +33,7 @@ LEVELS = (
         "uplink",
     ),
     ("chunk_tuning", "launching", "doctor", "report", "runner", "simulation", "summary"),
-    ("cli", "ledger_command", "submit_command", "worker"),
+    ("cli", "ledger_command", "profile_command", "submit_command", "worker"),
 )
 """From the bottom up; a name is a package or a module at the top of heterotune, "" is heterotune/__init__.py."""
 

@@ -11,13 +11,25 @@ from rich.console import Console, ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
+from heterotune.profiling.kinds import (
+    DEVICE_ALLOCATED,
+    DEVICE_RESERVED,
+    HOST_PINNED,
+    HOST_RESIDENT,
+    NODE_PSS,
+    NVME,
+)
+from heterotune.profiling.leaks import Leak
 from heterotune.report.quantities import format_bytes, format_number, format_seconds, format_share
 
 PLAIN_WIDTH = 140
 _KINDS = {
-    "host_resident": "resident",
-    "device_allocated": "GPU allocated",
-    "device_reserved": "GPU reserved",
+    HOST_RESIDENT: "resident",
+    HOST_PINNED: "pinned",
+    NVME: "NVMe",
+    DEVICE_ALLOCATED: "GPU allocated",
+    DEVICE_RESERVED: "GPU reserved",
+    NODE_PSS: "its node, shared pages once",
 }
 
 
@@ -42,6 +54,7 @@ def final_report(summary: Mapping[str, Any], run_path: Path) -> ConsoleRenderabl
         f"start {format_seconds(summary['startup_seconds'])}"
     )
     lines = [times, f"global adapters sha256 {summary['global_adapter_sha256']}", f"run folder {run_path}"]
+    lines += [f"{name}: {Leak(**leak)}" for name, strategy in strategies.items() for leak in strategy.get("leaks", ())]
     return Group(*parts, *(Text(line, overflow="fold") for line in lines))
 
 
