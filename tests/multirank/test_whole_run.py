@@ -120,6 +120,11 @@ def check_one_run(run: Path, *, num_ranks: int) -> None:
         assert phases >= {"load", "align", "train", "gather", "broadcast", "evaluate"}
     assert {record["mpi_rank"] for record in memory if record["phase"] == "aggregate"} == {0}
     assert all(record["peak_bytes"] > 10_000_000 for record in memory)
+    assert {record["round"] for record in memory if record["phase"] == "checkpoint"} == {1, 2}
+    assert [record["mpi_rank"] for record in memory if record["kind"] == "node_pss"] == [0, 0]
+    for record in memory:
+        if record["kind"] == "host_resident":
+            assert abs(record["peak_bytes"] - sum(record["components"].values())) < 0.1 * record["peak_bytes"], record
     names = {metric["name"] for metric in lines_of(run / "metrics.jsonl") if metric["round"] == 0}
     assert names >= {"alignment/correlation", "alignment/gradient_cosine", "loss/eval"}
     ledger = lines_of(run / "ledger.jsonl")
