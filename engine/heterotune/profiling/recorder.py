@@ -17,6 +17,9 @@ from heterotune.profiling.tensor_tracker import TensorTracker, Tracked
 
 Batch = TypeVar("Batch")
 
+Held = dict[str, dict[str, int]]
+"""Kind of device -> component -> bytes."""
+
 _DEVICE_OF = {HOST_RESIDENT: HOST, DEVICE_ALLOCATED: "cuda"}
 """Kinds whose components are known, with torch's name for where they are."""
 
@@ -80,25 +83,33 @@ class MemoryRecorder:
     def _measure(self, name: str, round_number: int, making: str | None, shape: Hashable) -> Iterator[None]:
         assert self._current is None, f"phase {name} inside phase {self._current}"
         self._current = name
-        held = None if making is None else self._held()
-        if making is not None and (name, shape) not in self._tracked:
-            self._tracker = TensorTracker(making, self.modules)
-        self._resident.start()
-        reset_device_peaks()
+        held = self._begin(making, (name, shape))
         try:
             with self._tracker or nullcontext():
                 yield
         finally:
-            peaks = {HOST_RESIDENT: self._resident.stop(), **device_peaks()}
-            if self._tracker is not None:
-                self._tracked[name, shape] = self._tracker.result()
-            self._current = self._tracker = None
-            # Without tracked tensors all that can be told is what is held after the phase.
-            self._keep(round_number, name, peaks, held or self._held(), self._tracked.get((name, shape), Tracked()))
+            self._current = None
+            self._end(name, round_number, (name, shape), held)
 
-    def _keep(
-        self, round_number: int, phase: str, peaks: dict[str, int], held: dict[str, dict[str, int]], made: Tracked
-    ) -> None:
+    def _begin(self, making: str | None, work: Hashable) -> Held | None:
+        """Start to measure; returns what is held by now, None where no tensors are tracked."""
+        held = None if making is None else self._held()
+        if making is not None and work not in self._tracked:
+            self._tracker = TensorTracker(making, self.modules)
+        self._resident.start()
+        reset_device_peaks()
+        return held
+
+    def _end(self, name: str, round_number: int, work: Hashable, held: Held | None) -> None:
+        """Take the peaks, and say of what they consist."""
+        peaks = {HOST_RESIDENT: self._resident.stop(), **device_peaks()}
+        if self._tracker is not None:
+            self._tracked[work] = self._tracker.result()
+            self._tracker = None
+        # Without tracked tensors all that can be told is what is held after the phase.
+        self._keep(round_number, name, peaks, held or self._held(), self._tracked.get(work, Tracked()))
+
+    def _keep(self, round_number: int, phase: str, peaks: dict[str, int], held: Held, made: Tracked) -> None:
         """Keep what is higher than in earlier runs of the phase in this round."""
         if nvme_bytes := self.nvme_bytes():
             peaks[NVME] = nvme_bytes
@@ -119,11 +130,11 @@ class MemoryRecorder:
         records, self._records = self._records, {}
         return list(records.values())
 
-    def _held(self) -> dict[str, dict[str, int]]:
+    def _held(self) -> Held:
         """Return the bytes of all that is held now, by kind of device."""
         return {device: self.holdings.bytes_on(device) for device in _DEVICE_OF.values()}
 
-    def _components(self, kind: str, peak: int, held: dict[str, dict[str, int]], made: Tracked) -> dict[str, int]:
+    def _components(self, kind: str, peak: int, held: Held, made: Tracked) -> dict[str, int]:
         """Return what a peak consists of; nothing for a kind of which no object is known."""
         if kind not in _DEVICE_OF:
             return {}
