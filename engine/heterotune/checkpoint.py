@@ -5,17 +5,26 @@
                                  clients/            personal tensors, as hard links where the file system has them
 
 A folder gets its name when all of it is on disk. Nothing in it is ever executed: safetensors and JSON only.
+
+The facts are the run's configuration, the clients per chunk that were picked, what a pass costs, the lengths of
+metrics, ledger and memory profile with all that the summary needs of earlier rounds, and which checkpoint is the best.
+Some things outlive no round, so they are not here: the optimisers of clients begin anew in each, and who takes part and
+which rows it draws come from (seed, round). What a server or a client keeps between rounds is tensors: of the server in
+state.safetensors, of a client in its file.
+
+`round-000000` is the state before the first round. Chunks that were finished after the newest checkpoint are beside it,
+in `progress/` (see round_progress.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +34,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from heterotune.errors import CheckpointError
+from heterotune.file_digests import KnownFiles, describe, to_disk
 from heterotune.run_folder import CHECKPOINTS_FOLDER, MANIFEST_FILE
 
 VERSION = 1
@@ -52,12 +62,12 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint and remove all but the newest ones. One process calls this while nobody trains.
+    """Write a checkpoint and remove all but the best and the newest ones, at once.
 
     Args:
         folder: The strategy's folder; checkpoints go into `checkpoints/` in it.
         checkpoint: What to keep; its client files must not be changed in place later, only replaced.
-        keep: How many to keep, at least 1.
+        keep: How many of the newest to keep, at least 1.
 
     Returns:
         The checkpoint's folder.
@@ -65,36 +75,91 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     Raises:
         CheckpointError: If it cannot be written, for example to a full disk; the one before it is still whole.
     """
+    return begin_checkpoint(folder, checkpoint)(keep, KnownFiles())
+
+
+def begin_checkpoint(folder: Path, checkpoint: Checkpoint) -> Callable[[int, KnownFiles], Path]:
+    """Fix what a checkpoint holds; nobody may train meanwhile. Its files may be replaced as soon as this returns.
+
+    Returns:
+        What writes it, in a thread if one likes: takes how many to keep and what is known of client files, and returns
+        and raises what `save_checkpoint` does.
+
+    Raises:
+        CheckpointError: As `save_checkpoint`.
+    """
+    unfinished = folder / CHECKPOINTS_FOLDER / f".{checkpoint_name(checkpoint.round_number)}.unfinished"
+    facts = json.dumps(dict(checkpoint.facts))  # whoever saves goes on changing them
+    with _errors_named(folder, checkpoint.round_number):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        (unfinished / _CLIENTS).mkdir(parents=True)
+        link_files(checkpoint.clients, unfinished / _CLIENTS)
+
+    def write(keep: int, known: KnownFiles) -> Path:
+        with _errors_named(folder, checkpoint.round_number):
+            return _write(folder, unfinished, checkpoint, json.loads(facts), keep, known)
+
+    return write
+
+
+def best_checkpoint(
+    folder: Path, before: Mapping[str, Any] | None, round_number: int, losses: Sequence[float]
+) -> dict[str, Any] | None:
+    """Return which checkpoint is the best by held-out loss: {"round", "heldout_loss"}, a fact of the next one.
+
+    Args:
+        folder: The strategy's folder.
+        before: What was the best so far; it no longer is if somebody removed it. None = nothing was.
+        round_number: The round that is saved next.
+        losses: What each model type's adapter loses on held-out text after that; empty if it was not evaluated.
+    """
+    best = None if before is None else dict(before)
+    if best is not None and not (_path(folder, best["round"]) / MANIFEST_FILE).is_file():
+        best = None
+    mean = sum(losses) / len(losses) if losses else math.nan
+    if math.isfinite(mean) and (best is None or mean < best["heldout_loss"]):
+        return {"round": round_number, "heldout_loss": mean}
+    return best
+
+
+def _path(folder: Path, round_number: int) -> Path:
+    return folder / CHECKPOINTS_FOLDER / checkpoint_name(round_number)
+
+
+def checkpoint_name(round_number: int) -> str:
+    """Return the name of a round's checkpoint."""
+    return f"round-{round_number:06d}"
+
+
+@contextmanager
+def _errors_named(folder: Path, round_number: int) -> Iterator[None]:
     try:
-        return _save(folder, checkpoint, keep)
+        yield
     except (OSError, SafetensorError) as error:
-        told = f"the checkpoint of round {checkpoint.round_number} cannot be written ({error})"
+        told = f"the checkpoint of round {round_number} cannot be written ({error})"
         raise CheckpointError(f"{folder}: {told}. Free space or make it writable, then go on with --resume.") from error
 
 
-def _save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    parent = folder / CHECKPOINTS_FOLDER
-    target = parent / f"round-{checkpoint.round_number:06d}"
-    unfinished = parent / f".{target.name}.unfinished"
-    for leftover in (unfinished, target):  # a broken one of this round may stand there
-        shutil.rmtree(leftover, ignore_errors=True)
-    (unfinished / _CLIENTS).mkdir(parents=True)
+def _write(
+    folder: Path, unfinished: Path, checkpoint: Checkpoint, facts: dict[str, Any], keep: int, known: KnownFiles
+) -> Path:
     save_file(dict(checkpoint.tensors), unfinished / _STATE_FILE)
-    link_files(checkpoint.clients, unfinished / _CLIENTS)
-    files = {path.relative_to(unfinished).as_posix(): _described(path) for path in _files(unfinished)}
-    manifest = {
-        "version": VERSION,
-        "round": checkpoint.round_number,
-        "facts": dict(checkpoint.facts),
-        "files": files,
+    paths = list(_files(unfinished))
+    files = {
+        path.relative_to(unfinished).as_posix(): about for path, about in zip(paths, known.settle(paths), strict=True)
     }
+    manifest = {"version": VERSION, "round": checkpoint.round_number, "facts": facts, "files": files}
     (unfinished / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    for path in (*_files(unfinished), unfinished / _CLIENTS, unfinished):
-        _to_disk(path)
+    for path in (unfinished / MANIFEST_FILE, unfinished / _CLIENTS, unfinished):
+        to_disk(path)
+    target = unfinished.parent / checkpoint_name(checkpoint.round_number)
+    shutil.rmtree(target, ignore_errors=True)  # a broken one of this round may stand there
     os.replace(unfinished, target)
-    _to_disk(parent)
+    to_disk(target.parent)
+    best = (facts.get("best") or {}).get("round")
     for old in _newest_first(folder)[keep:]:
-        shutil.rmtree(old)
+        if best is None or old.name != checkpoint_name(best):
+            shutil.rmtree(old)
     return target
 
 
@@ -133,7 +198,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if version != VERSION:
         raise CheckpointError(f"{path}: written in version {version} of the format; this program reads {VERSION}.")
     for name, described in files.items():
-        if not (path / name).is_file() or _described(path / name) != described:
+        if not (path / name).is_file() or describe(path / name) != described:
             raise CheckpointError(f"{path}: {name} is missing or not what was written.")
     return Checkpoint(round_number, load_file(path / _STATE_FILE), facts, path / _CLIENTS)
 
@@ -141,10 +206,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def link_files(source: Path, target: Path) -> None:
     """Give the files of a folder a second name in another one, which exists; copy them where links are refused."""
     for path in _files(source):
-        try:
-            os.link(path, target / path.name)
-        except OSError:
-            shutil.copyfile(path, target / path.name)
+        link_file(path, target / path.name)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Give a file a second name, in the place of what has that name; copy it where links are refused."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -153,18 +224,3 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _described(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems refuse this for folders
-            os.fsync(handle)
-    finally:
-        os.close(handle)

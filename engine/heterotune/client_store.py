@@ -24,7 +24,7 @@ class ClientStore:
     """Clients' files. Layouts without personal tensors cost nothing, nor do wires without error feedback."""
 
     def __init__(self, folder: Path, *, run_seed: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self._run_seed = run_seed
 
     def load(self, client_id: int, layout: AdapterLayout) -> dict[str, Tensor]:
@@ -61,20 +61,20 @@ class ClientStore:
 
     def replace_with(self, saved: Path | None) -> None:
         """Forget all clients and take those of a checkpoint's folder. One process calls this, before anybody trains."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         if saved is not None and any(saved.iterdir()):
-            self._folder.mkdir(parents=True)
-            link_files(saved, self._folder)
+            self.folder.mkdir(parents=True)
+            link_files(saved, self.folder)
 
     def paths(self, client_id: int) -> tuple[Path, ...]:
         """Return where all of a client's files are, those that it has."""
         return tuple(path for path in (self._path(client_id), self._residual_path(client_id)) if path.exists())
 
     def _path(self, client_id: int) -> Path:
-        return self._folder / f"client-{client_id:06d}.safetensors"
+        return self.folder / f"client-{client_id:06d}.safetensors"
 
     def _residual_path(self, client_id: int) -> Path:
-        return self._folder / f"residual-{client_id:06d}.safetensors"
+        return self.folder / f"residual-{client_id:06d}.safetensors"
 
 
 def _replace(path: Path, tensors: dict[str, Tensor]) -> None:

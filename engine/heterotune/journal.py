@@ -54,6 +54,21 @@ ChunkPasses = tuple[int, int, float, float]  # model type, passes, seconds, padd
 
 
 @dataclass(frozen=True)
+class RoundNotes:
+    """What a rank has noted of the chunks of a round that it has finished.
+
+    Attributes:
+        losses: One entry a client.
+        passes: One entry a chunk.
+        ledger: Their messages.
+    """
+
+    losses: list[ClientLoss]
+    passes: list[ChunkPasses]
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
 class RoundEnd:
     """What every rank knows at the end of a round.
 
@@ -87,7 +102,7 @@ class Journal:
             model_types: Names, in fleet order.
             strategy: For the status.
             rounds: For the status.
-            stop_wanted: Whether this rank was asked to stop; asked once a round.
+            stop_wanted: Whether this rank was asked to stop; asked after every chunk.
             runtime: This process before it loaded a model; None = now.
         """
         self.run_folder, self.channel, self.model_types = folder, channel, tuple(model_types)
@@ -97,7 +112,7 @@ class Journal:
         self.losses: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self.round_seconds: list[float] = []
         self.peak_bytes: dict[tuple[int, str], int] = {}
-        self._stop_wanted = stop_wanted
+        self.stop_wanted = stop_wanted
         self.memory = MemoryRecorder(channel.mpi_rank, runtime)
         self._estimates: dict[tuple[str, str], int] = {}
         self._stopwatch, self._spans = Stopwatch(), Spans()
@@ -186,6 +201,23 @@ class Journal:
             self._losses.append((client.client_id, chunk.model_type, client.num_rows, loss))
         self._passes.append((chunk.model_type, chunk.num_passes, seconds, prepared.padding_share))
 
+    def losses_of(self, round_number: int) -> list[float]:
+        """Return the held-out loss of each model type after a round; nothing if it was not evaluated (root only)."""
+        last = [self.losses[name][-1:] for name in self.model_types]
+        return [loss for entries in last for number, loss in entries if number == round_number]
+
+    def round_notes(self) -> RoundNotes:
+        """Return a copy of what this rank has noted since the last round's end."""
+        ledger = Ledger()
+        ledger.merge(self.ledger)
+        return RoundNotes(list(self._losses), list(self._passes), ledger)
+
+    def take_over(self, notes: RoundNotes) -> None:
+        """Add what an earlier job noted in this round."""
+        self._losses += notes.losses
+        self._passes += notes.passes
+        self.ledger.merge(notes.ledger)
+
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to go on writing after this round (root only)."""
         return {
@@ -227,7 +259,7 @@ class Journal:
             "passes": self._passes,
             "losses": self._losses,
             "traffic": self._drain_traffic(round_number),
-            "stop": self._stop_wanted(),
+            "stop": self.stop_wanted(),
         }
         notes = json.dumps(report).encode()
         gathered = self.channel.gather_bytes(_LENGTH.pack(len(notes)) + notes + self.ledger.drain().to_bytes())

@@ -29,6 +29,8 @@ SPANS_FILE = "spans.json"
 CHECKPOINTS_FOLDER = "checkpoints"
 MANIFEST_FILE = "manifest.json"
 """A checkpoint is `checkpoints/round-000010/`, and whole exactly if this file is in it."""
+PROGRESS_FOLDER = "progress"
+"""What is finished of a round in progress: `progress/round-000011/`."""
 GROWING_FILES = (METRICS_FILE, LEDGER_FILE, TRAFFIC_FILE, MEMORY_FILE)
 _MAX_SAME_SECOND = 1000
 

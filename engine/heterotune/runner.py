@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from heterotune.backbone.load import pick_dtype
+from heterotune.checkpoint import checkpoint_name, read_checkpoint
 from heterotune.chunk_tuning import pick_chunk_clients
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.config.schema import RunConfig
+from heterotune.errors import CheckpointError
 from heterotune.federation import Federation, load_backbones
 from heterotune.journal import Journal
 from heterotune.memory_attribution import attribute_federation
@@ -20,10 +23,13 @@ from heterotune.preflight import CheckedRun, public_rows
 from heterotune.profiling.process_memory import ProcessMemory
 from heterotune.profiling.timing import Stopwatch
 from heterotune.resuming import Part, parts_of_run
-from heterotune.run_folder import RunFolder
+from heterotune.run_folder import CHECKPOINTS_FOLDER, RunFolder
+from heterotune.server import GlobalAdapters
 from heterotune.simulation import Simulation
 from heterotune.strategies import make_strategy
 from heterotune.summary import environment, summarise
+
+LOG = logging.getLogger(__name__)
 
 
 def run_strategies(
@@ -46,7 +52,7 @@ def run_strategies(
         folder: The run folder; comparisons go to folders in it.
         startup: What this process spent its time on before; goes into the summary.
         resume: Go on from the newest checkpoints in the run folder; what was not begun begins.
-        stop_wanted: Whether this rank was asked to stop; asked once a round.
+        stop_wanted: Whether this rank was asked to stop; asked after every chunk.
         runtime: This process before it loaded anything; None = as it is now.
 
     Raises:
@@ -96,15 +102,18 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
     """Run one strategy; returns its summary at the root, an empty one elsewhere."""
     journal, config = simulation.journal, simulation.config
     simulation.chunk_clients = chunk_clients
-    if simulation.rounds_done == 0:
+    if simulation.saved_round is None:
         with startup.phase("first evaluation"):
             simulation.evaluate(0)
     journal.write_memory()
+    if simulation.saved_round is None:
+        simulation.checkpoint(stop_wanted=False)
     simulation.run()
     simulation.close()
     if not journal.is_root:
         return {}
-    _save_adapters(simulation)
+    _save_adapters(simulation, "adapters", simulation.adapters, {})
+    _save_best_adapters(simulation)
     summary = summarise(
         journal,
         simulation.adapters,
@@ -137,15 +146,30 @@ def _with_chunks(federation: Federation, chunk_clients: dict[int, int]) -> RunCo
     return federation.config.model_copy(update={"chunk": chunk.model_copy(update={"of_type": of_type})})
 
 
-def _save_adapters(simulation: Simulation) -> None:
+def _save_best_adapters(simulation: Simulation) -> None:
+    """Write the adapters of the best checkpoint, too."""
+    best, folder = simulation.best, simulation.journal.folder
+    if best is None:
+        return
+    adapters = GlobalAdapters(simulation.layouts, run_seed=simulation.config.seed)
+    try:
+        saved = read_checkpoint(folder / CHECKPOINTS_FOLDER / checkpoint_name(best["round"]))
+    except CheckpointError as error:
+        LOG.warning("%s No adapters of the best round are written.", error)
+        return
+    adapters.values = {key: saved.tensors[f"values/{key}"] for key in adapters.values}
+    _save_adapters(simulation, "adapters-best", adapters, best)
+
+
+def _save_adapters(simulation: Simulation, folder: str, adapters: GlobalAdapters, facts: Mapping[str, Any]) -> None:
     """Write every model type's shared tensors as safetensors, whole or not at all."""
     for place, model_type in enumerate(simulation.federation.model_types):
-        tensors = simulation.adapters.of_model_type(place)
+        tensors = adapters.of_model_type(place)
         frame = simulation.frames[place]
         if frame is not None:
             tensors |= {"head.V": frame.down_RD, "head.mean": frame.mean_D, "head.Q": frame.basis_QV}
         whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        with simulation.journal.run_folder.writing(f"adapters/{model_type.name}.safetensors") as path:
+        with simulation.journal.run_folder.writing(f"{folder}/{model_type.name}.safetensors") as path:
             # One entry: safetensors writes several in no fixed order, and equal runs should leave equal files.
-            about = {"strategy": simulation.strategy.name, "model_type": model_type.name}
+            about = {"strategy": simulation.strategy.name, "model_type": model_type.name, **facts}
             save_file(whole, path, metadata={"heterotune": json.dumps(about)})

@@ -8,32 +8,38 @@ sample cohort -> chunks -> train (one pass per step for a whole chunk) -> update
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
+from typing import Any
 
+import numpy as np
 import torch
 
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank, HeadFrame, stack_clients
 from heterotune.aggregation.exact import ExactSum
 from heterotune.aggregation.round_sums import RoundSums
-from heterotune.checkpoint import Checkpoint, save_checkpoint
+from heterotune.background import Background
+from heterotune.checkpoint import Checkpoint, begin_checkpoint, best_checkpoint
 from heterotune.client_store import ClientStore
 from heterotune.collective.channel import ROOT
 from heterotune.downlink import Downlink
 from heterotune.errors import RunStopped
 from heterotune.evaluation import gather_scores, heldout_batches, mean_loss, score_model_type
 from heterotune.federation import Federation
-from heterotune.fleet.assignment import assign_chunks, passes_in_lock_step
+from heterotune.file_digests import KnownFiles
+from heterotune.fleet.assignment import assign_chunks, common_pauses, passes_in_lock_step
 from heterotune.fleet.chunks import Chunk, form_chunks
 from heterotune.fleet.clients import sample_cohort
 from heterotune.head_frames import align_heads, gradient_cosines
 from heterotune.journal import Journal
 from heterotune.memory_attribution import attribute_messages, attribute_strategy
 from heterotune.profiling.components import DATA, OPTIMIZER_STATE
+from heterotune.progress_record import RoundStart
 from heterotune.randomness import NO_CLIENT
+from heterotune.round_progress import RoundProgress
 from heterotune.server import GlobalAdapters
 from heterotune.strategies.strategy import Strategy, TypeUpdate
 from heterotune.topology import CohortCounts, make_topology
@@ -47,7 +53,7 @@ CLIENTS_FOLDER = "clients"
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Who trains where in a round; the same on every rank."""
+    """Who trains where in a round; the same on every rank. `by_rank` has what no earlier job finished."""
 
     round_number: int
     chunks: tuple[Chunk, ...]
@@ -100,6 +106,18 @@ class Simulation:
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
         self.rounds_done = 0
+        self.saved_round: int | None = None  # of the newest checkpoint
+        self.best: dict[str, Any] | None = None
+        self.is_leaving = False  # this rank trains no further chunk of this round
+        self.known_files, self.background = KnownFiles(), Background("saving")
+        every_seconds = self.config.checkpoint.progress_seconds
+        self.progress = RoundProgress(
+            journal,
+            self.store,
+            self.background,
+            num_elements=[layout.num_travelling for layout in self.layouts],
+            every_seconds=None if every_seconds == "never" else every_seconds,
+        )
         self._forget_what_came_after(saved)
         self.frames = self._frames(saved)
         self.downlink = Downlink(self.layouts, self.frames)
@@ -110,7 +128,8 @@ class Simulation:
         self.broadcast(self.rounds_done)
 
     def close(self) -> None:
-        """Take the adapters off the backbones."""
+        """Take the adapters off the backbones, when all is saved."""
+        self.background.wait()
         for attached in self.attached:
             attached.detach()
 
@@ -128,7 +147,8 @@ class Simulation:
         started = time.perf_counter()
         self.journal.begin_round(round_number)
         plan = self.plan(round_number)
-        self.train(plan)
+        sums = self.train(plan)
+        self._stop_if_ranks_left(plan, sums)
         updates = self.gather(plan)
         if updates is not None:
             self.combine(round_number, updates)
@@ -145,8 +165,9 @@ class Simulation:
         cohort = sample_cohort(federation.clients, config.cohort, run_seed=config.seed, round_number=round_number)
         num_steps = {client.client_id: steps_of(client.num_rows, config.local) for client in cohort}
         chunks = form_chunks(cohort, chunk_clients=self.chunk_clients, num_steps=num_steps)
+        start = RoundStart(config.seed, round_number, self.adapters.sha256())
         by_rank = assign_chunks(
-            chunks,
+            self.progress.begin(start, chunks, is_saved=self.saved_round == self.rounds_done),
             self.channel.num_ranks,
             seconds_per_pass=dict(enumerate(self.pass_seconds)),
             in_lock_step=federation.backbones[0].in_lock_step and config.backbone.group != "rank",
@@ -160,14 +181,21 @@ class Simulation:
             Place of a model type in the cohort -> the sum over this rank's clients; `gather` uses them up.
         """
         sums = self.sums.begin(plan.num_rows)
+        self.is_leaving = False
         for place in range(len(self.layouts)):
             mine = [chunk for chunk in plan.by_rank[self.channel.mpi_rank] if chunk.model_type == place]
-            for chunk, prepared in prefetch(mine, partial(self._prepare, plan.round_number)):
+            num_passes = 0
+            for chunk, prepared in prefetch([] if self.is_leaving else mine, partial(self._prepare, plan.round_number)):
                 with self._train_phase(plan.round_number, chunk, prepared):
                     trained = self._train_chunk(chunk, prepared)
                 with self.journal.phase("encode"):
                     self._send(plan, trained, sums[place])
-            self._wait_in_lock_step(plan, place, num_passes=sum(chunk.num_passes for chunk in mine))
+                with self.journal.phase("progress"):
+                    self.progress.chunk_done(chunk, sums)
+                num_passes += chunk.num_passes
+                if self._leaves(plan, place, num_passes):
+                    break
+            self._wait_in_lock_step(plan, place, num_passes=num_passes)
         return sums
 
     def gather(self, plan: RoundPlan) -> list[TypeUpdate] | None:
@@ -209,16 +237,32 @@ class Simulation:
         if is_due or is_last or stop_wanted:
             with self.journal.phase("checkpoint"):
                 if self.channel.mpi_rank == ROOT:
-                    save_checkpoint(self.journal.folder, self._state(), keep=chosen.keep)
+                    self._save(keep=chosen.keep)
                 self.channel.barrier()  # the next round replaces clients' files
+            self.saved_round = self.rounds_done
         if is_last or stop_wanted:
+            self.background.wait()
             self.journal.finish()
         if stop_wanted and not is_last:
             raise RunStopped(f"stopped as asked after round {self.rounds_done} of {self.config.rounds}; all is saved.")
 
+    def _save(self, *, keep: int) -> None:
+        """Save the state (root only): it is fixed now and written while the next round trains."""
+        if self.config.checkpoint.keep_best:
+            losses = self.journal.losses_of(self.rounds_done)
+            self.best = best_checkpoint(self.journal.folder, self.best, self.rounds_done, losses)
+        state = self._state()
+        write = begin_checkpoint(self.journal.folder, state)
+
+        def save() -> None:
+            write(keep, self.known_files)
+            self.progress.forget_through(state.round_number)
+
+        self.background.start(save)
+
     def _state(self) -> Checkpoint:
         """Return what `_forget_what_came_after`, `_frames` and `_go_on_from` need."""
-        tensors = {f"values/{key}": value for key, value in self.adapters.exact.items()}
+        tensors = {f"values/{key}": value.clone() for key, value in self.adapters.exact.items()}
         for place, frame in enumerate(self.frames):
             if frame is not None:
                 tensors |= {f"frames/{place}/{name}": value.cpu().clone() for name, value in vars(frame).items()}
@@ -229,6 +273,7 @@ class Simulation:
             "chunk_clients": [self.chunk_clients[place] for place in range(len(self.layouts))],
             "pass_seconds": self.pass_seconds,
             "journal": self.journal.state(),
+            "best": self.best,
         }
         return Checkpoint(self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER)
 
@@ -249,12 +294,14 @@ class Simulation:
         """Leave of an earlier attempt what was there when it saved, else nothing. Every rank must call this."""
         if self.channel.mpi_rank == ROOT:
             self.store.replace_with(None if saved is None else saved.clients)
+        self.progress.go_on_after(None if saved is None else saved.round_number)
         self.journal.restore({} if saved is None else saved.facts["journal"])
         self.channel.barrier()
 
     def _go_on_from(self, saved: Checkpoint) -> None:
         """Take over a saved state."""
         self.rounds_done, self.pass_seconds = saved.round_number, saved.facts["pass_seconds"]
+        self.saved_round, self.best = saved.round_number, saved.facts.get("best")
         self.adapters.values = {key: saved.tensors[f"values/{key}"] for key in self.adapters.values}
         self.downlink.known_clients = set(saved.tensors["known_clients"].tolist())
 
@@ -334,13 +381,46 @@ class Simulation:
         if not backbone.in_lock_step:
             return
         sharing = [plan.by_rank[mpi_rank] for mpi_rank in backbone.mpi_ranks]
-        idle_passes = passes_in_lock_step(sharing, place) - num_passes
-        if idle_passes == 0:
+        total_passes = passes_in_lock_step(sharing, place)
+        if num_passes == total_passes or self.is_leaving:
             return
         with self.journal.phase("train", plan.round_number, shape=("idle", place)), self.journal.idle():
             bank = self._global_bank(place, self.frames[place])
-            for _ in range(idle_passes):
+            for done in range(num_passes + 1, total_passes + 1):
                 idle_training_pass(backbone, self.attached[place], bank)
+                if self._leaves(plan, place, done):
+                    break
+
+    def _leaves(self, plan: RoundPlan, place: int, num_passes: int) -> bool:
+        """Return whether this rank trains no more in this round; ranks in lock step leave after the same pass."""
+        backbone = self.federation.backbones[place]
+        if not self.progress.is_recorded:
+            return False  # what is finished would be lost
+        if backbone.in_lock_step:
+            sharing = [plan.by_rank[mpi_rank] for mpi_rank in backbone.mpi_ranks]
+            if num_passes not in common_pauses(sharing, place):
+                return False
+        self.is_leaving = backbone.any_rank(self.journal.stop_wanted())
+        return self.is_leaving
+
+    def _stop_if_ranks_left(self, plan: RoundPlan, sums: Mapping[int, ExactSum]) -> None:
+        """End the run if some rank left chunks of the round untrained, else complete the sums. Every rank calls this.
+
+        Raises:
+            RunStopped: On every rank alike; what is finished is saved.
+        """
+        if self.progress.is_recorded:
+            if self.is_leaving:
+                self.progress.save(sums)  # before waiting for ranks that are in the middle of a chunk
+            num_left = np.array([self.progress.num_left(plan.by_rank[self.channel.mpi_rank])])
+            self.channel.sum_to_root(num_left)
+            self.channel.broadcast(num_left)
+            if num_left[0] > 0:
+                self.progress.save(sums)
+                self.background.wait()
+                told = f"stopped as asked in round {plan.round_number} of {self.config.rounds}"
+                raise RunStopped(f"{told}, {num_left[0]} of its {len(plan.chunks)} chunks left; all is saved.")
+        self.progress.end(sums)
 
     def _global_bank(self, place: int, frame: HeadFrame | None) -> Bank:
         """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""

@@ -25,7 +25,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.errors import PREEMPTED, HeterotuneError, RunStopped
 from heterotune.launching.environment import LaunchEnvironment, choose_channel_kind, read_environment
 from heterotune.launching.placement import gpu_index, settle
-from heterotune.launching.stopping import StopRequest
+from heterotune.launching.stopping import StopRequest, forget_earlier_request
 from heterotune.launching.worker_environment import gpu_is_usable, num_threads, worker_variables
 from heterotune.profiling.timing import Stopwatch
 from heterotune.run_folder import RunFolder
@@ -105,8 +105,9 @@ def _root_holds(folder: RunFolder, channel: Channel, stop: StopRequest, *, resum
         if channel.mpi_rank == ROOT:
             held.enter_context(locked(folder.path, os.environ))
             folder.begin_attempt(resume=resume)
-            stop.watch(folder.path)
+            forget_earlier_request(folder.path)
         channel.barrier()
+        stop.watch(folder.path)
         yield
 
 

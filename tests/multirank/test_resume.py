@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+
+from heterotune.launching.progress import saved_rounds
 
 MODEL = "random:hidden_size=16,intermediate_size=24,num_attention_heads=2,vocab_size=2048"
 RUN = {
@@ -14,8 +18,8 @@ RUN = {
     "seed": 5,
     "rounds": 4,
     "fleet": [
-        {"name": "a", "model": f"{MODEL},num_hidden_layers=2", "clients": 5},
-        {"name": "b", "model": f"{MODEL},num_hidden_layers=1,seed=3", "clients": 3},
+        {"name": "a", "model": f"{MODEL},num_hidden_layers=2", "clients": 7},
+        {"name": "b", "model": f"{MODEL},num_hidden_layers=1,seed=3", "clients": 5},
     ],
     "data": {"fields": {"text": "text"}, "partition": {"by": "natural", "key": "owner"}, "max_tokens": 16},
     "cohort": {"fraction": 0.7},
@@ -35,7 +39,7 @@ def run_file(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     lines = [
         {"owner": f"owner {owner}", "text": f"def f{number}(x):\n    return x * {owner} + {number}\n" * 2}
-        for owner in range(8)
+        for owner in range(12)
         for number in range(4 + owner)
     ]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -64,8 +68,8 @@ def uninterrupted(work, run_file) -> Path:
     return out
 
 
-def interrupted(how: str, round_number: int) -> tuple[str, ...]:
-    return (str(CASE), how, str(round_number))
+def interrupted(how: str, round_number: int, num_chunks: int = 1) -> tuple[str, ...]:
+    return (str(CASE), how, str(round_number), str(num_chunks))
 
 
 def results(run: Path) -> dict[str, object]:
@@ -80,35 +84,84 @@ def results(run: Path) -> dict[str, object]:
         found[name, "rounds"] = [entry["round"] for entry in metrics if entry["name"] == "seconds/round"]
         found[name, "ledger"] = (part / "ledger.jsonl").read_text()
         found[name, "model_types"] = summary["model_types"]
-        found[name, "adapters"] = {path.name: path.read_bytes() for path in (part / "adapters").iterdir()}
+        for folder in ("adapters", "adapters-best"):
+            found[name, folder] = {path.name: path.read_bytes() for path in (part / folder).iterdir()}
     found["clients"] = {path.name: path.read_bytes() for path in (run / "clients").iterdir()}
     return found
 
 
 @pytest.mark.parametrize(("how", "round_number"), [("SIGUSR1", 1), ("SIGTERM", 3)])
-def test_a_run_that_is_asked_to_stop_saves_and_goes_on(work, uninterrupted, tmp_path, how, round_number):
+def test_a_run_that_is_asked_to_stop_saves_finished_chunks_and_goes_on(
+    work, uninterrupted, tmp_path, how, round_number
+):
     out = tmp_path / "run"
     stopped = work(out, num_ranks=2, case=interrupted(how, round_number))
     assert stopped.returncode == 75, stopped.output
-    assert f"stopped as asked after round {round_number} of 4" in stopped.output
-    assert (out / "checkpoints" / f"round-{round_number:06d}" / "manifest.json").is_file()
+    told = re.search(rf"stopped as asked in round {round_number} of 4, (\d) of its 5 chunks left", stopped.output)
+    assert told is not None, stopped.output
     assert not (out / "failure.json").exists() and not (out / "lock").exists()
+    num_finished = 5 - int(told[1])
+    assert saved_rounds(out) == {".": round_number - 1, f"progress/round-{round_number:06d}": num_finished}
     resumed = work(out, "--resume", num_ranks=3)
     assert resumed.returncode == 0, resumed.output
+    assert f"heterotune: round {round_number}: {num_finished} of its 5 chunks were finished before" in resumed.output
     assert "heterotune: round 4 of 4 took" in resumed.output  # the root's log is on the terminal
-    assert f"heterotune: round {round_number} of 4" not in resumed.output
+    assert f"heterotune: round {round_number - 1} of 4" not in resumed.output
     assert results(out) == results(uninterrupted)
 
 
-@pytest.mark.parametrize("round_number", [1, 3])
-def test_a_killed_run_goes_on_from_its_checkpoint(work, uninterrupted, tmp_path, round_number):
+@pytest.mark.parametrize("option", ["checkpoint.progress_seconds=never", "checkpoint.every_rounds=3"])
+def test_a_run_that_saves_no_chunks_finishes_the_round_before_it_stops(work, uninterrupted, tmp_path, option):
     out = tmp_path / "run"
-    killed = work(out, num_ranks=2, case=interrupted("SIGKILL", round_number))
-    assert killed.returncode not in (0, 75)
-    assert not (out / "summary.json").exists()
+    stopped = work(out, "--set", option, num_ranks=2, case=interrupted("SIGUSR1", 2))
+    assert stopped.returncode == 75, stopped.output
+    assert "stopped as asked after round 2 of 4" in stopped.output
+    assert saved_rounds(out) == {".": 2}
     resumed = work(out, "--resume", num_ranks=1)
     assert resumed.returncode == 0, resumed.output
     assert results(out) == results(uninterrupted)
+
+
+@pytest.mark.parametrize(("round_number", "num_ranks"), [(1, 1), (3, 3)])
+def test_a_killed_run_goes_on_in_the_middle_of_a_round(work, uninterrupted, tmp_path, round_number, num_ranks):
+    out = tmp_path / "run"
+    every_chunk = ("--set", "checkpoint.progress_seconds=0")
+    killed = work(out, *every_chunk, num_ranks=2, case=interrupted("SIGKILL", round_number, 2))
+    assert killed.returncode not in (0, 75)
+    assert not (out / "summary.json").exists()
+    saved = saved_rounds(out)
+    assert saved["."] == round_number - 1
+    num_finished = saved[f"progress/round-{round_number:06d}"]
+    assert 2 <= num_finished < 5  # rank 1's; rank 0 may have finished some
+    shutil.rmtree(out / "logs")
+    resumed = work(out, "--resume", num_ranks=num_ranks, case=interrupted("SIGKILL", 99))
+    assert resumed.returncode == 0, resumed.output
+    assert num_trained(out, round_number) == 5 - num_finished
+    assert num_trained(out, round_number - 1) == 0 and num_trained(out, 4) == 5
+    assert results(out) == results(uninterrupted)
+    assert list((out / "progress").iterdir()) == []
+
+
+def test_only_what_fits_is_taken_over(work, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    every_chunk = ("--set", "checkpoint.progress_seconds=0")
+    killed = work(out, *every_chunk, num_ranks=2, case=interrupted("SIGKILL", 2, 2))
+    assert killed.returncode not in (0, 75)
+    for record in (out / "progress" / "round-000002").glob("first-*"):
+        record.write_bytes(record.read_bytes()[:-1] + b"?")
+    (out / "progress" / "round-000001").mkdir()  # of a round that is over
+    shutil.rmtree(out / "logs")
+    resumed = work(out, "--resume", num_ranks=1, case=interrupted("SIGKILL", 99))
+    assert resumed.returncode == 0, resumed.output
+    assert "not what was written. It is left out." in resumed.output
+    assert num_trained(out, 2) == 5
+    assert results(out) == results(uninterrupted)
+
+
+def num_trained(run: Path, round_number: int) -> int:
+    """How many chunks of a round the last job trained with the main strategy."""
+    logs = "".join(log.read_text() for log in (run / "logs").glob("rank-*.log"))
+    return len(re.findall(rf"^trains heterotune {round_number} ", logs, re.MULTILINE))
 
 
 def test_a_longer_run_goes_on_and_a_broken_checkpoint_is_passed_over(work, uninterrupted, tmp_path):

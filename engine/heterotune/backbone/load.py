@@ -35,6 +35,7 @@ class Backbone:
         device: Where it computes.
         in_lock_step: Ranks share it (ZeRO-3), so every rank of the group must make the same sequence of passes.
         mpi_ranks: The ranks that share this copy, in order; empty where none is shared.
+        group: The same ranks as a process group; None where none is shared.
     """
 
     model_type: ModelType
@@ -42,11 +43,20 @@ class Backbone:
     device: torch.device
     in_lock_step: bool
     mpi_ranks: tuple[int, ...] = ()
+    group: ShardGroup | None = None
 
     @property
     def llama(self) -> nn.Module:
         """The `LlamaModel` whose linears adapters attach to."""
         return self.lm.llama
+
+    def any_rank(self, says: bool) -> bool:
+        """Return whether any rank that shares this copy says so. All of these ranks must call this."""
+        if self.group is None:
+            return says
+        from heterotune.backbone.shard_group import any_in_group
+
+        return any_in_group(says, self.group)
 
     def output_embedding(self) -> Tensor:
         """Return a copy of the output embedding, float32 on the CPU, shape (V, D). The group's ranks must call this."""
@@ -105,7 +115,7 @@ def load_backbone(
     sharded = zero3.shard(_frozen(lm, checkpointing), ds_config, torch_dtype, group)
     shard_bytes, sharing = zero3.shard_bytes(sharded), spell_ranks(group.mpi_ranks)
     LOG.info("backbone %s: %d bytes here of the copy of %s", model_type.name, shard_bytes, sharing)
-    return Backbone(model_type, sharded, device, in_lock_step=True, mpi_ranks=group.mpi_ranks)
+    return Backbone(model_type, sharded, device, in_lock_step=True, mpi_ranks=group.mpi_ranks, group=group)
 
 
 def _frozen(lm: LlamaForCausalLM, checkpointing: bool) -> FrozenLM:

@@ -75,6 +75,13 @@ def whole_job() -> ShardGroup:
     return ShardGroup(tuple(range(dist.get_world_size())), dist.group.WORLD)
 
 
+def any_in_group(says: bool, group: ShardGroup) -> bool:
+    """Return whether any rank of a group says so. Every rank of the group must call this."""
+    answer = torch.tensor([int(says)], device=deepspeed.get_accelerator().current_device_name())
+    dist.all_reduce(answer, op=dist.ReduceOp.MAX, group=group.process_group)
+    return bool(answer.item())
+
+
 def check_same_in_group(ints: list[int], group: ShardGroup) -> None:
     """Refuse ranks that ran other layers than their group. Every rank of the group must call this.
 

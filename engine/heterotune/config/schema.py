@@ -16,6 +16,7 @@ from heterotune.config.field_types import (
     Flag,
     Integer,
     Name,
+    NotNegative,
     Number,
     Positive,
     Section,
@@ -245,9 +246,13 @@ class CheckpointConfig(Section):
     """What is kept of a run so that it can go on after its job has ended."""
 
     every_rounds: CountOrZero = 1
-    """Rounds between checkpoints; 0 = only when the run is stopped and after the last round."""
+    """Rounds between checkpoints, from before the first; 0 = only when the run is stopped and after the last round."""
     keep: Count = 2
     """Newest checkpoints to keep, at least 1."""
+    keep_best: Flag = True
+    """Keep the checkpoint with the lowest held-out loss (mean over the model types), too."""
+    progress_seconds: NotNegative | Literal["never"] = 30.0
+    """Shortest time in seconds between two savings of a round's finished chunks, at least 0; or "never"."""
 
 
 class EvaluateConfig(Section):

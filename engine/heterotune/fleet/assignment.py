@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from heterotune.fleet.chunks import Chunk
 
@@ -44,6 +45,21 @@ def assign_chunks(
         load[target] += cost(chunk)
         load_of_type[target][chunk.model_type] = load_of_type[target].get(chunk.model_type, 0.0) + cost(chunk)
     return tuple(tuple(sorted(part, key=lambda chunk: (chunk.model_type, chunk.clients[0].client_id))) for part in mine)
+
+
+def common_pauses(parts: Sequence[Sequence[Chunk]], model_type: int) -> frozenset[int]:
+    """Return after how many passes for a model type no rank of a backbone group is in the middle of a chunk.
+
+    Args:
+        parts: The chunks of each rank of the group.
+        model_type: Which type.
+    """
+    total = passes_in_lock_step(parts, model_type)
+    pauses = set(range(1, total + 1))
+    for part in parts:
+        ends = set(accumulate(chunk.num_passes for chunk in part if chunk.model_type == model_type))
+        pauses &= ends | set(range(max(ends, default=0), total + 1))  # a rank that has finished may pause at any time
+    return frozenset(pauses)
 
 
 def passes_in_lock_step(parts: Sequence[Sequence[Chunk]], model_type: int) -> int:

@@ -6,6 +6,7 @@ The file works under every launcher, also where signals reach only the batch scr
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -13,11 +14,16 @@ STOP_FILE = "stop"
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
+def forget_earlier_request(run_path: Path) -> None:
+    """Remove a file from before this job: it was meant for another. One process calls this, before ranks watch."""
+    (run_path / STOP_FILE).unlink(missing_ok=True)
+
+
 class StopRequest:
-    """Whether somebody wants this run to stop after the round it is in."""
+    """Whether somebody wants this run to stop as soon as it can: when the chunks in progress are finished."""
 
     def __init__(self) -> None:
-        self._wanted = False
+        self._wanted = self._told_others = False
         self._file: Path | None = None
 
     def listen(self) -> None:
@@ -26,12 +32,15 @@ class StopRequest:
             signal.signal(number, self._on_signal)
 
     def watch(self, run_path: Path) -> None:
-        """Look for the file in a run folder, too (root only: all ranks see the same folder)."""
+        """Look for the file in a run folder, too, and make it for the other ranks when this one gets a signal."""
         self._file = run_path / STOP_FILE
-        self._file.unlink(missing_ok=True)  # one from before this job was meant for another
 
     def wanted(self) -> bool:
         """Return whether the run should stop."""
+        if self._wanted and self._file is not None and not self._told_others:
+            self._told_others = True
+            with suppress(OSError):  # a full disk: the others hear of it at the end of the round
+                self._file.touch()
         self._wanted = self._wanted or (self._file is not None and self._file.exists())
         return self._wanted
 

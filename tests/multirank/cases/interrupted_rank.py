@@ -1,4 +1,7 @@
-"""A worker whose rank 1 gets a signal while it trains in a round: SIGNAL ROUND, then the worker's arguments."""
+"""A worker whose rank 1 gets a signal after some chunks: SIGNAL ROUND CHUNKS, then the worker's arguments.
+
+Every rank says which chunks it trains, and writes what it has finished before it goes on.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,30 @@ import signal
 import sys
 
 from heterotune import worker
+from heterotune.round_progress import RoundProgress
 from heterotune.simulation import Simulation
 
-how, round_number = getattr(signal, sys.argv[1]), int(sys.argv[2])
-_train_chunk = Simulation._train_chunk
+how, round_number, num_chunks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+train_chunk, chunk_done = Simulation._train_chunk, RoundProgress.chunk_done
+finished = []
 
 
-def _interrupt(self, chunk, prepared):
-    trained = _train_chunk(self, chunk, prepared)
-    if self.channel.mpi_rank == 1 and self.rounds_done == round_number - 1:
-        os.kill(os.getpid(), how)
-    return trained
+def _say(self, chunk, prepared):
+    clients = ",".join(str(client.client_id) for client in chunk.clients)
+    print(f"trains {self.strategy.name} {self.rounds_done + 1} {clients}", flush=True)
+    return train_chunk(self, chunk, prepared)
 
 
-Simulation._train_chunk = _interrupt
-sys.exit(worker.main(sys.argv[3:]))
+def _interrupt(self, chunk, sums):
+    self._background.wait()
+    chunk_done(self, chunk, sums)
+    self._background.wait()
+    if self._journal.channel.mpi_rank == 1 and self._journal._round_number == round_number:
+        finished.append(chunk)
+        if len(finished) == num_chunks:
+            os.kill(os.getpid(), getattr(signal, how))
+
+
+Simulation._train_chunk = _say
+RoundProgress.chunk_done = _interrupt
+sys.exit(worker.main(sys.argv[4:]))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from heterotune.launching.stopping import STOP_SIGNALS, StopRequest
+from heterotune.launching.stopping import STOP_SIGNALS, StopRequest, forget_earlier_request
 
 
 @pytest.fixture
@@ -43,8 +43,23 @@ def test_a_file_that_appears(stop: StopRequest, tmp_path: Path) -> None:
 
 def test_a_file_from_an_earlier_job(stop: StopRequest, tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
+    forget_earlier_request(tmp_path)
     stop.watch(tmp_path)
-    assert not stop.wanted() and not (tmp_path / "stop").exists()
+    assert not stop.wanted()
+
+
+def test_a_signal_to_one_rank_reaches_the_others(stop: StopRequest, tmp_path: Path) -> None:
+    others = StopRequest()
+    for request in (stop, others):
+        request.watch(tmp_path)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert stop.wanted() and others.wanted()
+
+
+def test_a_full_disk_does_not_keep_a_rank_from_stopping(stop: StopRequest, tmp_path: Path) -> None:
+    stop.watch(tmp_path / "missing")
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert stop.wanted()
 
 
 def test_a_second_sigterm_ends_the_process() -> None:
