@@ -1,4 +1,4 @@
-"""A worker whose rank 1 gets a signal after some chunks: SIGNAL ROUND CHUNKS, then the worker's arguments.
+"""A worker whose rank 1 gets a signal after some chunks of a round: SIGNAL ROUND CHUNKS, then the worker's arguments.
 
 Every rank says which chunks it trains, and writes what it has finished before it goes on.
 """
