@@ -90,19 +90,17 @@ def results(run: Path) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize(("how", "round_number", "num_ranks"), [("SIGUSR1", 1, 1), ("SIGTERM", 3, 3)])
-def test_a_run_that_is_asked_to_stop_saves_finished_chunks_and_goes_on(
-    work, uninterrupted, tmp_path, how, round_number, num_ranks
-):
+def test_a_run_that_is_asked_to_stop_saves_finished_chunks_and_goes_on(work, uninterrupted, tmp_path):
+    round_number = 3
     out = tmp_path / "run"
-    stopped = work(out, num_ranks=2, case=interrupted(how, round_number))
+    stopped = work(out, num_ranks=2, case=interrupted("SIGTERM", round_number))
     assert stopped.returncode == 75, stopped.output
     told = re.search(rf"stopped as asked in round {round_number} of 4, (\d) of its 5 chunks left", stopped.output)
     assert told is not None, stopped.output
     assert not (out / "failure.json").exists() and not (out / "lock").exists()
     num_finished = 5 - int(told[1])
     assert saved_rounds(out) == {".": round_number - 1, f"progress/round-{round_number:06d}": num_finished}
-    resumed = work(out, "--resume", num_ranks=num_ranks)
+    resumed = work(out, "--resume", num_ranks=3)
     assert resumed.returncode == 0, resumed.output
     assert f"heterotune: round {round_number}: {num_finished} of its 5 chunks were finished before" in resumed.output
     assert "heterotune: round 4 of 4 took" in resumed.output  # the root's log is on the terminal
@@ -140,6 +138,23 @@ def test_a_killed_run_goes_on_in_the_middle_of_a_round(work, uninterrupted, tmp_
     assert num_trained(out, round_number - 1) == 0 and num_trained(out, 4) == 5
     assert results(out) == results(uninterrupted)
     assert list((out / "progress").iterdir()) == []
+
+
+def test_ranks_that_share_a_backbone_leave_a_round_together(work, tmp_path):
+    options = [
+        word for key in ("rounds=2", "compare_with=[]", "backbone.ds_config=zero3_cpu") for word in ("--set", key)
+    ]
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    ended = work(whole, *options, num_ranks=1)
+    assert ended.returncode == 0, ended.output
+    stopped = work(out, *options, num_ranks=2, case=interrupted("SIGUSR1", 1))
+    assert stopped.returncode == 75, stopped.output
+    assert "stopped as asked in round 1 of 2, 3 of its 5 chunks left" in stopped.output
+    assert saved_rounds(out) == {".": 0, "progress/round-000001": 2}
+    resumed = work(out, "--resume", *options, num_ranks=1)
+    assert resumed.returncode == 0, resumed.output
+    digests = [json.loads((run / "summary.json").read_text())["global_adapter_sha256"] for run in (whole, out)]
+    assert digests[0] == digests[1]
 
 
 def num_trained(run: Path, round_number: int) -> int:

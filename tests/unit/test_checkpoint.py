@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,18 +11,26 @@ import pytest
 import torch
 
 from heterotune import checkpoint as module
-from heterotune.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint, save_checkpoint
+from heterotune.checkpoint import (
+    Checkpoint,
+    begin_checkpoint,
+    best_checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 from heterotune.errors import CheckpointError
+from heterotune.file_digests import KnownFiles
 
 
-def make(folder: Path, round_number: int, keep: int = 2) -> Path:
+def make(folder: Path, round_number: int, keep: int = 2, **facts: object) -> Path:
     clients = folder / "clients"
     clients.mkdir(exist_ok=True)
     client = clients / "client-000003.safetensors"
     client.unlink(missing_ok=True)
     client.write_bytes(bytes([round_number]) * 10)
     tensors = {"values/a/V": torch.full((2, 3), float(round_number)), "known_clients": torch.tensor([3, 5])}
-    facts = {"strategy": "s", "loss": [0.1 + 0.2, 1e-300]}
+    facts = {"strategy": "s", "loss": [0.1 + 0.2, 1e-300], **facts}
     return save_checkpoint(folder, Checkpoint(round_number, tensors, facts, clients), keep=keep)
 
 
@@ -55,6 +64,37 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
         make(tmp_path, round_number)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["round-000003", "round-000011"]
     assert newest_checkpoint(tmp_path).round_number == 11
+
+
+def test_the_best_is_kept_beside_the_newest_which_is_gone_on_from(tmp_path: Path) -> None:
+    best = None
+    for round_number, losses in enumerate([[3.0, 2.0], [1.0, 2.0], [2.0, 2.0], [], [1.5, 1.5], [2.0, math.nan]]):
+        best = best_checkpoint(tmp_path, best, round_number, losses)
+        make(tmp_path, round_number, keep=1, best=best)
+    assert best == {"round": 1, "heldout_loss": 1.5}, "the first of two that are equal"
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["round-000001", "round-000005"]
+    newest = newest_checkpoint(tmp_path)
+    assert newest.round_number == 5 and newest.facts["best"] == best
+
+
+def test_a_best_checkpoint_that_is_gone_is_the_best_no_longer(tmp_path: Path) -> None:
+    best = {"round": 1, "heldout_loss": 1.0}
+    assert best_checkpoint(tmp_path, best, 2, [1.5]) == {"round": 2, "heldout_loss": 1.5}
+    make(tmp_path, 1)
+    assert best_checkpoint(tmp_path, best, 2, [1.5]) == best
+
+
+def test_what_is_written_later_is_what_was_there_when_it_began(tmp_path: Path) -> None:
+    known = KnownFiles()
+    make(tmp_path, 1)
+    facts = {"loss": [1.0]}
+    write = begin_checkpoint(tmp_path, Checkpoint(2, {"a": torch.ones(1)}, facts, tmp_path / "clients"))
+    facts["loss"].append(2.0)
+    replace(tmp_path / "clients" / "client-000003.safetensors", b"later")
+    assert newest_checkpoint(tmp_path).round_number == 1, "not whole yet"
+    read = read_checkpoint(write(2, known))
+    assert (read.round_number, read.facts) == (2, {"loss": [1.0]})
+    assert [file.read_bytes() for file in read.clients.iterdir()] == [bytes([1]) * 10]
 
 
 def test_nothing_saved_is_nothing_found(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def _signals(script: BatchScript) -> str:
     """Pass on the wish to stop as a file, which works under every launcher."""
     return f"""\
 # USR1 comes {script.signal_seconds} s before the time limit; TERM with the limit, a preemption or scancel. The ranks
-# then finish the round, save, and end with code {PREEMPTED}. After TERM that must be quick: KillWait is all there is.
+# then end their chunks, save, and end with code {PREEMPTED}. After TERM that must be quick: KillWait is all there is.
 stopping=no terminated=no late=no timer=
 KILL_WAIT=$(scontrol show config 2>/dev/null | sed -n 's/^KillWait *= *\\([0-9]*\\).*/\\1/p')
 GRACE=$((${{KILL_WAIT:-30}} / 2))  # seconds for the ranks after TERM; the rest is for putting the job back

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heterotune.config.schema import CohortConfig
-from heterotune.fleet.assignment import assign_chunks, passes_in_lock_step
-from heterotune.fleet.chunks import form_chunks
+from heterotune.fleet.assignment import assign_chunks, common_pauses, passes_in_lock_step
+from heterotune.fleet.chunks import Chunk, form_chunks
 from heterotune.fleet.clients import Client, sample_cohort
 
 FLEET = tuple(Client(i, i // 4, 10 + i) for i in range(12))
@@ -73,3 +73,21 @@ def test_ranks_without_a_client_make_no_trouble():
     by_rank = assign_chunks(chunks, 4, seconds_per_pass={0: 1.0}, in_lock_step=True)
     assert [len(part) for part in by_rank] == [1, 0, 0, 0]
     assert passes_in_lock_step(by_rank, 0) == 5 and passes_in_lock_step(by_rank, 1) == 0
+
+
+def chunks_of(*num_passes, model_type=0):
+    return tuple(Chunk(model_type, (Client(i, model_type, 1),), (steps,)) for i, steps in enumerate(num_passes))
+
+
+@pytest.mark.parametrize(
+    ("parts", "pauses"),
+    [
+        ([chunks_of(2, 2), chunks_of(2, 2)], {2, 4}),
+        ([chunks_of(2, 2, 2), chunks_of(3, 3)], {6}),
+        ([chunks_of(2, 2, 2), chunks_of(2)], {2, 4, 6}),  # who has finished its chunks may pause at any time
+        ([chunks_of(2, 3), chunks_of(9, model_type=1)], {2, 5}),
+        ([(), ()], set()),
+    ],
+)
+def test_ranks_in_lock_step_pause_where_none_is_in_the_middle_of_a_chunk(parts, pauses):
+    assert common_pauses(parts, 0) == pauses
