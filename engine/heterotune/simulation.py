@@ -165,9 +165,11 @@ class Simulation:
         cohort = sample_cohort(federation.clients, config.cohort, run_seed=config.seed, round_number=round_number)
         num_steps = {client.client_id: steps_of(client.num_rows, config.local) for client in cohort}
         chunks = form_chunks(cohort, chunk_clients=self.chunk_clients, num_steps=num_steps)
-        start = RoundStart(config.seed, round_number, self.adapters.sha256())
+        with self.journal.phase("progress", round_number):
+            start = RoundStart(config.seed, round_number, self.adapters.sha256())
+            left = self.progress.begin(start, chunks, is_saved=self.saved_round == self.rounds_done)
         by_rank = assign_chunks(
-            self.progress.begin(start, chunks, is_saved=self.saved_round == self.rounds_done),
+            left,
             self.channel.num_ranks,
             seconds_per_pass=dict(enumerate(self.pass_seconds)),
             in_lock_step=federation.backbones[0].in_lock_step and config.backbone.group != "rank",
@@ -420,7 +422,8 @@ class Simulation:
                 self.background.wait()
                 told = f"stopped as asked in round {plan.round_number} of {self.config.rounds}"
                 raise RunStopped(f"{told}, {num_left[0]} of its {len(plan.chunks)} chunks left; all is saved.")
-        self.progress.end(sums)
+        with self.journal.phase("progress"):
+            self.progress.end(sums)
 
     def _global_bank(self, place: int, frame: HeadFrame | None) -> Bank:
         """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""
