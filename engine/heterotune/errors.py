@@ -66,3 +66,7 @@ class AggregationError(HeterotuneError):
 
 class RecordError(HeterotuneError):
     """A line of a run folder's records is damaged; the message names file and line."""
+
+
+class TooFewClients(HeterotuneError):
+    """A round has fewer updates than the run asks for, and its policy is to stop."""

@@ -1,0 +1,60 @@
+"""Which clients go missing, come late or are hostile: drawn from the run's seed, the same on every rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from heterotune.config.fault_options import Byzantine, SlowClients
+from heterotune.errors import ConfigError
+from heterotune.fleet.clients import Client
+from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
+
+
+def drops_out(client_id: int, *, dropout: float, run_seed: int, round_number: int) -> bool:
+    """Return True if a client of the cohort is lost in this round before it sends anything: probability `dropout`."""
+    return bool(generator(run_seed, round_number, client_id, "dropout").random() < dropout)
+
+
+def speed_factor(client_id: int, slow: SlowClients, *, run_seed: int) -> float:
+    """Return how many times the median's seconds a client needs: log-normal with median 1, fixed for the run."""
+    return math.exp(slow.spread * generator(run_seed, NO_ROUND, client_id, "speed").standard_normal())
+
+
+def simulated_seconds(client_id: int, num_steps: int, slow: SlowClients, *, run_seed: int) -> float:
+    """Return the simulated seconds that a client's local steps take."""
+    return num_steps * slow.seconds_per_step * speed_factor(client_id, slow, run_seed=run_seed)
+
+
+def is_late(client_id: int, num_steps: int, slow: SlowClients | None, *, run_seed: int) -> bool:
+    """Return True if a client's local steps end after the round's deadline."""
+    if slow is None:
+        return False
+    return simulated_seconds(client_id, num_steps, slow, run_seed=run_seed) > slow.deadline_seconds
+
+
+def hostile_clients(clients: Sequence[Client], chosen: Byzantine | None, *, run_seed: int) -> frozenset[int]:
+    """Return the ids of the hostile clients of a run.
+
+    Args:
+        clients: The whole fleet, in client order.
+        chosen: Their share of each model type, drawn once for the run, or their ids; None = nobody.
+        run_seed: The run's seed.
+
+    Raises:
+        ConfigError: If a client is named that is not in the fleet.
+    """
+    if chosen is None:
+        return frozenset()
+    if chosen.clients is not None:
+        if unknown := sorted(set(chosen.clients) - {client.client_id for client in clients}):
+            told = f"misbehaviour.byzantine.clients: {unknown[0]} is no client with rows in this fleet"
+            raise ConfigError([f"{told}. Name ids from 0 to {clients[-1].client_id}."])
+        return frozenset(chosen.clients)
+    assert chosen.share is not None
+    hostile: set[int] = set()
+    draw = generator(run_seed, NO_ROUND, NO_CLIENT, "byzantine")
+    for model_type in sorted({client.model_type for client in clients}):
+        members = [client.client_id for client in clients if client.model_type == model_type]
+        hostile.update(draw.choice(members, size=round(chosen.share * len(members)), replace=False).tolist())
+    return frozenset(hostile)
