@@ -59,7 +59,7 @@ class Record:
         chunks: What it trained, in this order.
         sums: Place of a model type -> the memory of the exact sum over these chunks' clients.
         notes: What the journal has of them.
-        client_files: Name -> a file of one of its clients: personal tensors, what it owes. Empty where clients have none.
+        client_files: Name -> a file of its clients: personal tensors, what they owe. Empty where they have none.
     """
 
     start: RoundStart

@@ -24,6 +24,7 @@ LEVELS = (
         "evaluation",
         "collective",
         "checkpoint",
+        "privacy",
         "run_folder",
         "run_lock",
         "profiling",

@@ -1,0 +1,1 @@
+"""Privacy for research: differential privacy of clients, and a simulation of secure aggregation."""
