@@ -25,3 +25,17 @@ def generator(run_seed: int, round_number: int, client_id: int, purpose: str) ->
     name = f"{run_seed}\x1f{round_number}\x1f{client_id}\x1f{purpose}".encode()
     key = np.frombuffer(hashlib.sha256(name).digest()[:16], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
+
+
+def generator_of_secret(secret: bytes, purpose: str) -> np.random.Generator:
+    """Return the generator that everybody who knows a secret can make, for simulated secure aggregation.
+
+    Args:
+        secret: What two clients agreed on, or one client's own; drawn from `generator` in the end.
+        purpose: A word that no other draw from the same secret uses.
+
+    Returns:
+        A NumPy generator on Philox, keyed by SHA-256 of both.
+    """
+    key = np.frombuffer(hashlib.sha256(purpose.encode() + b"\x1f" + secret).digest()[:16], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
