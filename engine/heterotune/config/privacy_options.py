@@ -58,5 +58,5 @@ class SecureAggregationOptions(Section):
 
     enabled: Flag = False
     """Whether updates travel masked."""
-    threshold: Annotated[Number, Field(gt=0.5, le=1)] = 0.67
+    threshold: Annotated[Number, Field(gt=0.5, le=1)] = 0.6
     """Share of a model type's clients in a round that must stay to the end, above 0.5 and at most 1, rounded up."""

@@ -11,6 +11,7 @@ with a seed s_uv that only u and v know and a seed b_u of its own. In Σ_u y_u t
 sums modulo 2^64 are exact. What remains is taken off with the help of those who stayed: every client has shared its
 seed b_u and its key for masks with all others (Shamir), and at the end they reveal, of each client, one of the two: of
 those whose y_u arrived the seed b_u, of those who were lost before the key, from which the server makes their s_uv.
+One's own mask is there for a y_u that comes late: its pairs' masks may be known by then.
 
 Shape letters: P integers.
 """
