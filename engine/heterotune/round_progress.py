@@ -137,6 +137,14 @@ class RoundProgress:
         task = self._round.writing(arrays, self._journal.round_notes(), self._store)
         self._background.start(task)
 
+    def wait(self) -> None:
+        """Return when all that was to be saved is on disk.
+
+        Raises:
+            CheckpointError: If something could not be written.
+        """
+        self._background.wait()
+
     def num_left(self, chunks: Sequence[Chunk]) -> int:
         """Return how many of this rank's chunks it has not finished; 0 where none are recorded."""
         return 0 if self._round is None else len(chunks) - len(self._round.finished)

@@ -102,11 +102,11 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
     """Run one strategy; returns its summary at the root, an empty one elsewhere."""
     journal, config = simulation.journal, simulation.config
     simulation.chunk_clients = chunk_clients
-    if simulation.saved_round is None:
+    if simulation.checkpoints.saved_round is None:
         with startup.phase("first evaluation"):
             simulation.evaluate(0)
     journal.write_memory()
-    if simulation.saved_round is None:
+    if simulation.checkpoints.saved_round is None:
         simulation.checkpoint(stop_wanted=False)
     simulation.run()
     simulation.close()
@@ -148,7 +148,7 @@ def _with_chunks(federation: Federation, chunk_clients: dict[int, int]) -> RunCo
 
 def _save_best_adapters(simulation: Simulation) -> None:
     """Write the adapters of the best checkpoint, too."""
-    best, folder = simulation.best, simulation.journal.folder
+    best, folder = simulation.checkpoints.best, simulation.journal.folder
     if best is None:
         return
     adapters = GlobalAdapters(simulation.layouts, run_seed=simulation.config.seed)

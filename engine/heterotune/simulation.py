@@ -8,72 +8,42 @@ sample cohort -> chunks -> train (one pass per step for a whole chunk) -> update
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
-from functools import cached_property, partial
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
 
-import numpy as np
 import torch
 
 from heterotune.adapters.attach import AttachedAdapter
-from heterotune.adapters.bank import Bank, HeadFrame, stack_clients
-from heterotune.aggregation.exact import ExactSum
+from heterotune.adapters.bank import HeadFrame
 from heterotune.aggregation.round_sums import RoundSums
 from heterotune.background import Background
-from heterotune.checkpoint import Checkpoint, begin_checkpoint, best_checkpoint
+from heterotune.checkpoint import Checkpoint
+from heterotune.checkpointing import Checkpointing
+from heterotune.chunk_training import ChunkTraining
 from heterotune.client_store import ClientStore
 from heterotune.collective.channel import ROOT
 from heterotune.downlink import Downlink
 from heterotune.errors import RunStopped
 from heterotune.evaluation import gather_scores, heldout_batches, mean_loss, score_model_type
 from heterotune.federation import Federation
-from heterotune.file_digests import KnownFiles
-from heterotune.fleet.assignment import assign_chunks, common_pauses, passes_in_lock_step
-from heterotune.fleet.chunks import Chunk, form_chunks
+from heterotune.fleet.assignment import assign_chunks
+from heterotune.fleet.chunks import form_chunks
 from heterotune.fleet.clients import sample_cohort
 from heterotune.head_frames import align_heads, gradient_cosines
 from heterotune.journal import Journal
+from heterotune.leaving import Leaving
 from heterotune.memory_attribution import attribute_messages, attribute_strategy
-from heterotune.profiling.components import DATA, OPTIMIZER_STATE
 from heterotune.progress_record import RoundStart
-from heterotune.randomness import NO_CLIENT
+from heterotune.round_plan import RoundPlan
 from heterotune.round_progress import RoundProgress
 from heterotune.server import GlobalAdapters
 from heterotune.strategies.strategy import Strategy, TypeUpdate
 from heterotune.topology import CohortCounts, make_topology
-from heterotune.training.chunk_batches import PreparedChunk, prepare_chunk, steps_of
-from heterotune.training.local import TrainedChunk, idle_training_pass, train_chunk
+from heterotune.training.chunk_batches import steps_of
 from heterotune.training.prefetch import prefetch
-from heterotune.uplink import send_updates
 
 CLIENTS_FOLDER = "clients"
-
-
-@dataclass(frozen=True)
-class RoundPlan:
-    """Who trains where in a round; the same on every rank. `by_rank` has what no earlier job finished."""
-
-    round_number: int
-    chunks: tuple[Chunk, ...]
-    by_rank: tuple[tuple[Chunk, ...], ...]
-
-    @cached_property
-    def num_rows(self) -> dict[int, int]:
-        """Place of a model type in the cohort -> N_m, the rows of its clients; in model-type order."""
-        rows: dict[int, int] = {}
-        for chunk in self.chunks:
-            rows[chunk.model_type] = rows.get(chunk.model_type, 0) + sum(client.num_rows for client in chunk.clients)
-        return rows
-
-    @cached_property
-    def num_clients(self) -> dict[int, int]:
-        """Place of a model type in the cohort -> its clients."""
-        counts: dict[int, int] = {}
-        for chunk in self.chunks:
-            counts[chunk.model_type] = counts.get(chunk.model_type, 0) + len(chunk.clients)
-        return counts
 
 
 class Simulation:
@@ -104,22 +74,20 @@ class Simulation:
             self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
             self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
-        self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
-        self.rounds_done = 0
-        self.saved_round: int | None = None  # of the newest checkpoint
-        self.best: dict[str, Any] | None = None
-        self.is_leaving = False  # this rank trains no further chunk of this round
-        self.known_files, self.background = KnownFiles(), Background("saving")
-        every_seconds = self.config.checkpoint.progress_seconds
+        self.background = Background("saving")
         self.progress = RoundProgress(
             journal,
             self.store,
             self.background,
             num_elements=[layout.num_travelling for layout in self.layouts],
-            every_seconds=None if every_seconds == "never" else every_seconds,
+            every_seconds=self.config.checkpoint.progress_every_seconds,
         )
+        self.checkpoints = Checkpointing(self.config.checkpoint, journal, self.progress, self.background)
+        self.training = ChunkTraining(federation, self.attached, self.adapters, self.store, journal)
+        self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
+        self.rounds_done = 0
         self._forget_what_came_after(saved)
-        self.frames = self._frames(saved)
+        self.frames = self.training.frames = self._frames(saved)
         self.downlink = Downlink(self.layouts, self.frames)
         attribute_strategy(journal.memory, self.adapters, self.frames, self.heldout)
         attribute_messages(journal.memory, self.downlink, self.sums, self.topology)
@@ -147,8 +115,7 @@ class Simulation:
         started = time.perf_counter()
         self.journal.begin_round(round_number)
         plan = self.plan(round_number)
-        sums = self.train(plan)
-        self._stop_if_ranks_left(plan, sums)
+        self.train(plan)
         updates = self.gather(plan)
         if updates is not None:
             self.combine(round_number, updates)
@@ -167,7 +134,7 @@ class Simulation:
         chunks = form_chunks(cohort, chunk_clients=self.chunk_clients, num_steps=num_steps)
         with self.journal.phase("progress", round_number):
             start = RoundStart(config.seed, round_number, self.adapters.sha256())
-            left = self.progress.begin(start, chunks, is_saved=self.saved_round == self.rounds_done)
+            left = self.progress.begin(start, chunks, is_saved=self.checkpoints.saved_round == self.rounds_done)
         by_rank = assign_chunks(
             left,
             self.channel.num_ranks,
@@ -176,29 +143,28 @@ class Simulation:
         )
         return RoundPlan(round_number, chunks, by_rank)
 
-    def train(self, plan: RoundPlan) -> dict[int, ExactSum]:
+    def train(self, plan: RoundPlan) -> None:
         """Train this rank's chunks; every update goes over the wire into the exact sum of its model type.
 
-        Returns:
-            Place of a model type in the cohort -> the sum over this rank's clients; `gather` uses them up.
+        Raises:
+            RunStopped: If some rank was asked to stop and left; what is finished is saved. On every rank alike.
         """
-        sums = self.sums.begin(plan.num_rows)
-        self.is_leaving = False
+        sums, mpi_rank = self.sums.begin(plan.num_rows), self.channel.mpi_rank
+        leaving = Leaving(plan, self.federation.backbones, self.progress, self.journal)
         for place in range(len(self.layouts)):
-            mine = [chunk for chunk in plan.by_rank[self.channel.mpi_rank] if chunk.model_type == place]
-            num_passes = 0
-            for chunk, prepared in prefetch([] if self.is_leaving else mine, partial(self._prepare, plan.round_number)):
-                with self._train_phase(plan.round_number, chunk, prepared):
-                    trained = self._train_chunk(chunk, prepared)
-                with self.journal.phase("encode"):
-                    self._send(plan, trained, sums[place])
+            mine, num_passes = [] if leaving.has_left else plan.chunks_of(mpi_rank, place), 0
+            for chunk, prepared in prefetch(mine, partial(self.training.prepare, plan.round_number)):
+                trained = self.training.train(plan.round_number, chunk, prepared)
+                self.training.send(plan, trained, self.downlink, sums[place])
                 with self.journal.phase("progress"):
                     self.progress.chunk_done(chunk, sums)
                 num_passes += chunk.num_passes
-                if self._leaves(plan, place, num_passes):
+                if leaving.after(place, num_passes):
                     break
-            self._wait_in_lock_step(plan, place, num_passes=num_passes)
-        return sums
+            self._wait_in_lock_step(plan, place, num_passes, leaving)
+        leaving.stop_if_any_rank_left(self.config.rounds, sums)
+        with self.journal.phase("progress"):
+            self.progress.end(sums)
 
     def gather(self, plan: RoundPlan) -> list[TypeUpdate] | None:
         """Add up all ranks' sums; returns each model type's mean update on the ranks that combine, None elsewhere."""
@@ -224,7 +190,7 @@ class Simulation:
         with self.journal.phase("evaluate", round_number):
             scores = []
             for place, backbone in enumerate(self.federation.backbones):
-                bank = self._global_bank(place, self.frames[place])
+                bank = self.training.global_bank(place, self.frames[place])
                 scores += score_model_type(backbone, self.attached[place], bank, self.heldout, self.channel)
             gathered = gather_scores(scores, self.channel)
         if gathered is not None:
@@ -234,33 +200,19 @@ class Simulation:
 
     def checkpoint(self, stop_wanted: bool) -> None:
         """Save the state after this round if it is due; stop if somebody asked for it. Every rank must call this."""
-        chosen, is_last = self.config.checkpoint, self.rounds_done == self.config.rounds
-        is_due = chosen.every_rounds > 0 and self.rounds_done % chosen.every_rounds == 0
-        if is_due or is_last or stop_wanted:
+        is_last = self.rounds_done == self.config.rounds
+        if self.checkpoints.is_due(self.rounds_done) or is_last or stop_wanted:
             with self.journal.phase("checkpoint"):
                 if self.channel.mpi_rank == ROOT:
-                    self._save(keep=chosen.keep)
+                    self.checkpoints.pick_best(self.rounds_done)
+                    self.checkpoints.save(self._state())
                 self.channel.barrier()  # the next round replaces clients' files
-            self.saved_round = self.rounds_done
+            self.checkpoints.saved_round = self.rounds_done
         if is_last or stop_wanted:
             self.background.wait()
             self.journal.finish()
         if stop_wanted and not is_last:
             raise RunStopped(f"stopped as asked after round {self.rounds_done} of {self.config.rounds}; all is saved.")
-
-    def _save(self, *, keep: int) -> None:
-        """Save the state (root only): it is fixed now and written while the next round trains."""
-        if self.config.checkpoint.keep_best:
-            losses = self.journal.losses_of(self.rounds_done)
-            self.best = best_checkpoint(self.journal.folder, self.best, self.rounds_done, losses)
-        state = self._state()
-        write = begin_checkpoint(self.journal.folder, state)
-
-        def save() -> None:
-            write(keep, self.known_files)
-            self.progress.forget_through(state.round_number)
-
-        self.background.start(save)
 
     def _state(self) -> Checkpoint:
         """Return what `_forget_what_came_after`, `_frames` and `_go_on_from` need."""
@@ -275,7 +227,7 @@ class Simulation:
             "chunk_clients": [self.chunk_clients[place] for place in range(len(self.layouts))],
             "pass_seconds": self.pass_seconds,
             "journal": self.journal.state(),
-            "best": self.best,
+            "best": self.checkpoints.best,
         }
         return Checkpoint(self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER)
 
@@ -303,7 +255,7 @@ class Simulation:
     def _go_on_from(self, saved: Checkpoint) -> None:
         """Take over a saved state."""
         self.rounds_done, self.pass_seconds = saved.round_number, saved.facts["pass_seconds"]
-        self.saved_round, self.best = saved.round_number, saved.facts.get("best")
+        self.checkpoints.go_on_from(saved)
         self.adapters.values = {key: saved.tensors[f"values/{key}"] for key in self.adapters.values}
         self.downlink.known_clients = set(saved.tensors["known_clients"].tolist())
 
@@ -320,113 +272,21 @@ class Simulation:
                 self.channel,
                 run_seed=self.config.seed,
             )
-            banks = [self._global_bank(place, frame) for place, frame in enumerate(frames)]
+            banks = [self.training.global_bank(place, frame) for place, frame in enumerate(frames)]
             cosines = gradient_cosines(federation.backbones, self.attached, banks, federation.public)
         entry = {"name": "alignment/correlation", "value": correlation, "unit": "correlation"}
         self.journal.metrics(0, [entry, *cosines])
         return frames
 
-    def _prepare(self, round_number: int, chunk: Chunk) -> PreparedChunk:
-        return prepare_chunk(
-            chunk,
-            self.federation.data.train,
-            self.config.local,
-            run_seed=self.config.seed,
-            round_number=round_number,
-        )
-
-    def _train_phase(self, round_number: int, chunk: Chunk, prepared: PreparedChunk) -> AbstractContextManager[None]:
-        """Record a chunk's training; chunks of one model type and of about one size need the same memory."""
-        for arrays in prepared.passes:
-            for array in arrays:
-                self.journal.memory.holdings.follow(DATA, array)
-        shape = (chunk.model_type, len(chunk.clients), prepared.passes[0][0].size.bit_length())
-        facts = {
-            "model_type": self.layouts[chunk.model_type].model_type,
-            "clients": [client.client_id for client in chunk.clients],
-            "passes": chunk.num_passes,
-        }
-        return self.journal.phase("train", round_number, shape=shape, facts=facts)
-
-    def _train_chunk(self, chunk: Chunk, prepared: PreparedChunk) -> TrainedChunk:
-        place, started = chunk.model_type, time.perf_counter()
-        layout, backbone, memory = self.layouts[place], self.federation.backbones[place], self.journal.memory
-        personal = [self.store.load(client.client_id, layout) for client in chunk.clients]
-        frame = self.frames[place]
-        bank = stack_clients(layout, self.adapters.values, personal, device=backbone.device, head_frame=frame)
-        memory.now_making(OPTIMIZER_STATE)
-        batches = memory.first_pass(prepared.batches(backbone.device))
-        trained = train_chunk(backbone, self.attached[place], bank, chunk, batches, self.config.local)
-        for client, values_P in zip(chunk.clients, trained.values_KP, strict=True):
-            self.store.save(client.client_id, layout, values_P)
-        self.journal.chunk(trained, prepared, time.perf_counter() - started)
-        return trained
-
-    def _send(self, plan: RoundPlan, trained: TrainedChunk, exact: ExactSum) -> None:
-        place, ledger = trained.chunk.model_type, self.journal.ledger
-        self.downlink.note(trained.chunk, self.layouts[place], ledger, plan.round_number)
-        send_updates(
-            trained,
-            self.layouts[place],
-            exact,
-            ledger,
-            round_number=plan.round_number,
-            num_rows_of_type=plan.num_rows[place],
-            wire=self.config.collective,
-            run_seed=self.config.seed,
-            store=self.store,
-        )
-
-    def _wait_in_lock_step(self, plan: RoundPlan, place: int, *, num_passes: int) -> None:
+    def _wait_in_lock_step(self, plan: RoundPlan, place: int, num_passes: int, leaving: Leaving) -> None:
         """Make the passes that the busiest rank of our backbone group makes beyond ours."""
         backbone = self.federation.backbones[place]
-        if not backbone.in_lock_step:
+        if not backbone.in_lock_step or leaving.has_left:
             return
-        sharing = [plan.by_rank[mpi_rank] for mpi_rank in backbone.mpi_ranks]
-        total_passes = passes_in_lock_step(sharing, place)
-        if num_passes == total_passes or self.is_leaving:
-            return
-        with self.journal.phase("train", plan.round_number, shape=("idle", place)), self.journal.idle():
-            bank = self._global_bank(place, self.frames[place])
-            for done in range(num_passes + 1, total_passes + 1):
-                idle_training_pass(backbone, self.attached[place], bank)
-                if self._leaves(plan, place, done):
-                    break
-
-    def _leaves(self, plan: RoundPlan, place: int, num_passes: int) -> bool:
-        """Return whether this rank trains no more in this round; ranks in lock step leave after the same pass."""
-        backbone = self.federation.backbones[place]
-        if not self.progress.is_recorded:
-            return False  # what is finished would be lost
-        if backbone.in_lock_step:
-            sharing = [plan.by_rank[mpi_rank] for mpi_rank in backbone.mpi_ranks]
-            if num_passes not in common_pauses(sharing, place):
-                return False
-        self.is_leaving = backbone.any_rank(self.journal.stop_wanted())
-        return self.is_leaving
-
-    def _stop_if_ranks_left(self, plan: RoundPlan, sums: Mapping[int, ExactSum]) -> None:
-        """End the run if some rank left chunks of the round untrained, else complete the sums. Every rank calls this.
-
-        Raises:
-            RunStopped: On every rank alike; what is finished is saved.
-        """
-        if self.progress.is_recorded:
-            if self.is_leaving:
-                self.progress.save(sums)  # before waiting for ranks that are in the middle of a chunk
-            num_left = np.array([self.progress.num_left(plan.by_rank[self.channel.mpi_rank])])
-            self.channel.sum_to_root(num_left)
-            self.channel.broadcast(num_left)
-            if num_left[0] > 0:
-                self.progress.save(sums)
-                self.background.wait()
-                told = f"stopped as asked in round {plan.round_number} of {self.config.rounds}"
-                raise RunStopped(f"{told}, {num_left[0]} of its {len(plan.chunks)} chunks left; all is saved.")
-        with self.journal.phase("progress"):
-            self.progress.end(sums)
-
-    def _global_bank(self, place: int, frame: HeadFrame | None) -> Bank:
-        """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""
-        layout, device = self.layouts[place], self.federation.backbones[place].device
-        personal = self.store.load(NO_CLIENT, layout)
-        return stack_clients(layout, self.adapters.values, [personal], device=device, head_frame=frame)
+        idle_passes = range(num_passes + 1, plan.num_passes(backbone.mpi_ranks, place) + 1)
+        if idle_passes:
+            with self.training.idle(plan.round_number, place) as make_pass:
+                for done in idle_passes:
+                    make_pass()
+                    if leaving.after(place, done):
+                        break

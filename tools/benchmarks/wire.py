@@ -82,12 +82,12 @@ def demo_updates() -> list[np.ndarray]:
         simulation.chunk_clients = dict.fromkeys(range(len(names)), 2)
         simulation.run_round(1)
 
-        def keep(plan, trained, exact) -> None:
+        def keep(plan, trained, downlink, exact) -> None:
             layout = simulation.layouts[trained.chunk.model_type]
             for update_P in trained.update_KP:
                 updates.extend(update_P[columns].numpy().copy() for columns in layout.group_columns.values())
 
-        simulation._send = keep  # instead of sending
+        simulation.training.send = keep  # instead of sending
         simulation.train(simulation.plan(2))
     return updates
 

@@ -254,6 +254,11 @@ class CheckpointConfig(Section):
     progress_seconds: NotNegative | Literal["never"] = 30.0
     """Shortest time in seconds between two savings of a round's finished chunks, at least 0; or "never"."""
 
+    @property
+    def progress_every_seconds(self) -> float | None:
+        """`progress_seconds` as a number; None = never."""
+        return None if self.progress_seconds == "never" else self.progress_seconds
+
 
 class EvaluateConfig(Section):
     """When and on how much held-out text the fleet is evaluated."""

@@ -10,18 +10,18 @@ import signal
 import sys
 
 from heterotune import worker
+from heterotune.chunk_training import ChunkTraining
 from heterotune.round_progress import RoundProgress
-from heterotune.simulation import Simulation
 
 how, round_number, num_chunks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-train_chunk, chunk_done = Simulation._train_chunk, RoundProgress.chunk_done
+train, chunk_done = ChunkTraining.train, RoundProgress.chunk_done
 finished = []
 
 
-def _say(self, chunk, prepared):
+def _say(self, round_number, chunk, prepared):
     clients = ",".join(str(client.client_id) for client in chunk.clients)
-    print(f"trains {self.strategy.name} {self.rounds_done + 1} {clients}", flush=True)
-    return train_chunk(self, chunk, prepared)
+    print(f"trains {self._journal.strategy} {round_number} {clients}", flush=True)
+    return train(self, round_number, chunk, prepared)
 
 
 def _interrupt(self, chunk, sums):
@@ -34,6 +34,6 @@ def _interrupt(self, chunk, sums):
             os.kill(os.getpid(), getattr(signal, how))
 
 
-Simulation._train_chunk = _say
+ChunkTraining.train = _say
 RoundProgress.chunk_done = _interrupt
 sys.exit(worker.main(sys.argv[4:]))

@@ -7,11 +7,11 @@ import sys
 
 import numpy as np
 
-import heterotune.simulation
+import heterotune.chunk_training
 from heterotune.worker import main
 
 KEPT: list[np.ndarray] = []
-train_chunk = heterotune.simulation.train_chunk
+train_chunk = heterotune.chunk_training.train_chunk
 
 
 def leaking(*arguments, **options):
@@ -21,5 +21,5 @@ def leaking(*arguments, **options):
     return train_chunk(*arguments, **options)
 
 
-heterotune.simulation.train_chunk = leaking
+heterotune.chunk_training.train_chunk = leaking
 sys.exit(main())

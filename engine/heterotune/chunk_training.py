@@ -1,0 +1,115 @@
+"""A chunk of clients from its rows to the messages that they send: what the round loop does for every chunk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+from heterotune.adapters.attach import AttachedAdapter
+from heterotune.adapters.bank import Bank, HeadFrame, stack_clients
+from heterotune.aggregation.exact import ExactSum
+from heterotune.client_store import ClientStore
+from heterotune.downlink import Downlink
+from heterotune.federation import Federation
+from heterotune.fleet.chunks import Chunk
+from heterotune.journal import Journal
+from heterotune.profiling.components import DATA, OPTIMIZER_STATE
+from heterotune.randomness import NO_CLIENT
+from heterotune.round_plan import RoundPlan
+from heterotune.server import GlobalAdapters
+from heterotune.training.chunk_batches import PreparedChunk, prepare_chunk
+from heterotune.training.local import TrainedChunk, idle_training_pass, train_chunk
+from heterotune.uplink import send_updates
+
+
+class ChunkTraining:
+    """What a rank's chunks have in common: backbones with adapters on them, common values, personal tensors."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        attached: Sequence[AttachedAdapter],
+        adapters: GlobalAdapters,
+        store: ClientStore,
+        journal: Journal,
+    ) -> None:
+        """Hold on to what is shared; nothing is copied.
+
+        Args:
+            federation: Backbones and rows.
+            attached: The adapters of each model type on its backbone.
+            adapters: The common values.
+            store: The clients' own tensors.
+            journal: Where numbers go.
+        """
+        self._federation, self._config = federation, federation.config
+        self._attached, self._adapters, self._store, self._journal = attached, adapters, store, journal
+        self.frames: list[HeadFrame | None] = [None] * len(attached)
+
+    def prepare(self, round_number: int, chunk: Chunk) -> PreparedChunk:
+        """Draw a chunk's rows; may run in another thread than the training before it."""
+        rows, config = self._federation.data.train, self._config
+        return prepare_chunk(chunk, rows, config.local, run_seed=config.seed, round_number=round_number)
+
+    def train(self, round_number: int, chunk: Chunk, prepared: PreparedChunk) -> TrainedChunk:
+        """Make a chunk's passes over its backbone and keep its clients' own tensors."""
+        place, memory = chunk.model_type, self._journal.memory
+        layout, backbone = self._adapters.layouts[place], self._federation.backbones[place]
+        with self._train_phase(round_number, chunk, prepared):
+            started = time.perf_counter()
+            personal = [self._store.load(client.client_id, layout) for client in chunk.clients]
+            bank = stack_clients(
+                layout, self._adapters.values, personal, device=backbone.device, head_frame=self.frames[place]
+            )
+            memory.now_making(OPTIMIZER_STATE)
+            batches = memory.first_pass(prepared.batches(backbone.device))
+            trained = train_chunk(backbone, self._attached[place], bank, chunk, batches, self._config.local)
+            for client, values_P in zip(chunk.clients, trained.values_KP, strict=True):
+                self._store.save(client.client_id, layout, values_P)
+            self._journal.chunk(trained, prepared, time.perf_counter() - started)
+        return trained
+
+    def send(self, plan: RoundPlan, trained: TrainedChunk, downlink: Downlink, exact: ExactSum) -> None:
+        """Count what the clients of a chunk downloaded, and add what arrives of their updates to a sum."""
+        place, ledger = trained.chunk.model_type, self._journal.ledger
+        with self._journal.phase("encode"):
+            downlink.note(trained.chunk, self._adapters.layouts[place], ledger, plan.round_number)
+            send_updates(
+                trained,
+                self._adapters.layouts[place],
+                exact,
+                ledger,
+                round_number=plan.round_number,
+                num_rows_of_type=plan.num_rows[place],
+                wire=self._config.collective,
+                run_seed=self._config.seed,
+                store=self._store,
+            )
+
+    @contextmanager
+    def idle(self, round_number: int, place: int) -> Iterator[Callable[[], None]]:
+        """Yield what makes a pass that counts for nothing, because ranks that share the backbone train."""
+        with self._journal.phase("train", round_number, shape=("idle", place)), self._journal.idle():
+            bank = self.global_bank(place, self.frames[place])
+            yield partial(idle_training_pass, self._federation.backbones[place], self._attached[place], bank)
+
+    def global_bank(self, place: int, frame: HeadFrame | None) -> Bank:
+        """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""
+        layout, device = self._adapters.layouts[place], self._federation.backbones[place].device
+        personal = self._store.load(NO_CLIENT, layout)
+        return stack_clients(layout, self._adapters.values, [personal], device=device, head_frame=frame)
+
+    def _train_phase(self, round_number: int, chunk: Chunk, prepared: PreparedChunk) -> AbstractContextManager[None]:
+        """Record a chunk's training; chunks of one model type and of about one size need the same memory."""
+        for arrays in prepared.passes:
+            for array in arrays:
+                self._journal.memory.holdings.follow(DATA, array)
+        shape = (chunk.model_type, len(chunk.clients), prepared.passes[0][0].size.bit_length())
+        facts = {
+            "model_type": self._adapters.layouts[chunk.model_type].model_type,
+            "clients": [client.client_id for client in chunk.clients],
+            "passes": chunk.num_passes,
+        }
+        return self._journal.phase("train", round_number, shape=shape, facts=facts)
