@@ -130,7 +130,7 @@ def test_a_killed_run_goes_on_in_the_middle_of_a_round(work, uninterrupted, tmp_
     saved = saved_rounds(out)
     assert saved["."] == round_number - 1
     num_finished = saved[f"progress/round-{round_number:06d}"]
-    assert 2 <= num_finished < 5  # rank 1's; rank 0 may have finished some
+    assert 2 <= num_finished <= 5  # rank 1's; rank 0 may have finished some or all of its own
     shutil.rmtree(out / "logs")
     resumed = work(out, "--resume", num_ranks=num_ranks, case=interrupted("SIGKILL", 99))
     assert resumed.returncode == 0, resumed.output
