@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Logit block: 2^22 fp32 elements = 16 MiB. A function of the vocabulary alone, so that results never depend on memory.
-BLOCK_ELEMENTS = 1 << 22
+from heterotune.backbone.logit_blocks import tokens_per_block
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class HeadLoss(nn.Module):
 
 def _rows(num_tokens: int, vocab_size: int, first: int = 0) -> list[slice]:
     """Return the blocks of the tokens from `first` on."""
-    step, stop = max(64, BLOCK_ELEMENTS // vocab_size), first + num_tokens
+    step, stop = tokens_per_block(vocab_size), first + num_tokens
     return [slice(start, min(start + step, stop)) for start in range(first, stop, step)]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from heterotune.backbone import head_loss
+from heterotune.backbone import logit_blocks
 from heterotune.backbone.head_loss import HeadLoss, OwnHeads
 
 
@@ -23,7 +23,7 @@ def make_inputs(num_tokens, vocab_size=50, width=8, basis=3, seed=0):
 @pytest.mark.parametrize("num_tokens", [0, 1, 63, 64, 65, 200])
 @pytest.mark.parametrize("with_features", [True, False])
 def test_losses_and_gradients_are_those_of_whole_logits(monkeypatch, num_tokens, with_features):
-    monkeypatch.setattr(head_loss, "BLOCK_ELEMENTS", 1)  # blocks of 64 tokens
+    monkeypatch.setattr(logit_blocks, "BLOCK_ELEMENTS", 1)  # blocks of 64 tokens
     hidden, features, weight, basis, targets = make_inputs(num_tokens)
     per_token = torch.linspace(0.1, 2.0, num_tokens)
     extra = (features, basis) if with_features else (None, None)
@@ -51,7 +51,7 @@ def test_without_gradients_the_losses_are_the_same():
 @pytest.mark.parametrize("num_tokens", [(70,), (70, 0, 1, 129), (0, 0)], ids=str)
 def test_clients_own_heads_are_their_whole_logits(monkeypatch, num_tokens):
     """Every token weighs differently, a client may have none, and the frozen weight stays out of it."""
-    monkeypatch.setattr(head_loss, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(logit_blocks, "BLOCK_ELEMENTS", 1)
     hidden, _, weight, _, targets = make_inputs(sum(num_tokens))
     draw = torch.Generator().manual_seed(1)
     own = torch.randn(len(num_tokens), *weight.shape, generator=draw, requires_grad=True)
@@ -69,7 +69,7 @@ def test_clients_own_heads_are_their_whole_logits(monkeypatch, num_tokens):
 
 @pytest.mark.parametrize("with_own_heads", [False, True])
 def test_no_tensor_is_as_large_as_all_logits(monkeypatch, with_own_heads):
-    monkeypatch.setattr(head_loss, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(logit_blocks, "BLOCK_ELEMENTS", 1)
     hidden, features, weight, basis, targets = make_inputs(640)
     own = OwnHeads(torch.zeros(2, *weight.shape, requires_grad=True), (320, 320)) if with_own_heads else None
     extra = (None, None, own) if with_own_heads else (features, basis)
