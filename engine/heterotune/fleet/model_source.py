@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,25 @@ def resolve_model(reference: str) -> ModelSource:
     """
     if reference.startswith(RANDOM_PREFIX):
         return _random_model(reference)
-    folder = _folder_of(reference)
+    folder = _folder_of(reference, _download)
+    llama = _read_llama_config(reference, folder)
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(f"{reference}: {folder} holds no *.safetensors file.")
+    return ModelSource(reference, folder, llama)
+
+
+def describe_model(reference: str) -> ModelSource:
+    """Read a model's configuration only: no weights are needed, and nothing is downloaded.
+
+    Args:
+        reference: As for `resolve_model`; a hub id must be in the hub's local cache.
+
+    Raises:
+        ModelError: If it does not exist here, has no readable config.json, or is not a LLaMA.
+    """
+    if reference.startswith(RANDOM_PREFIX):
+        return _random_model(reference)
+    folder = _folder_of(reference, _cached)
     return ModelSource(reference, folder, _read_llama_config(reference, folder))
 
 
@@ -72,7 +91,7 @@ def _random_model(reference: str) -> ModelSource:
     return ModelSource(reference, None, {"model_type": "llama", **fields}, seed)
 
 
-def _folder_of(reference: str) -> Path:
+def _folder_of(reference: str, from_hub: Callable[[str], Path]) -> Path:
     if reference.startswith(EMBEDDED_PREFIX):
         folder = embedded_root() / reference.removeprefix(EMBEDDED_PREFIX)
         if not (folder / "config.json").is_file():
@@ -85,7 +104,23 @@ def _folder_of(reference: str) -> Path:
         raise ModelError(
             f"{reference}: no such model folder. Give a folder with config.json, a hub id or embedded:NAME."
         )
-    return _download(reference)
+    return from_hub(reference)
+
+
+def _cached(hub_id: str) -> Path:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(hub_id, "config.json")
+    except HFValidationError as error:
+        raise ModelError(f"{hub_id}: neither a local folder nor a hub id ({error}).") from error
+    if not isinstance(found, str):
+        raise ModelError(
+            f"{hub_id}: not in the hub's local cache, and a plan downloads nothing. Fetch its configuration with "
+            f"`hf download {hub_id} config.json`, or give a folder."
+        )
+    return Path(found).parent
 
 
 def _download(hub_id: str) -> Path:
@@ -111,6 +146,4 @@ def _read_llama_config(reference: str, folder: Path) -> dict[str, Any]:
     if not isinstance(llama, dict) or llama.get("model_type") != "llama":
         kind = llama.get("model_type") if isinstance(llama, dict) else type(llama).__name__
         raise ModelError(f"{reference}: model_type is {kind!r}, not 'llama'. heterotune federates LLaMA models.")
-    if not list(folder.glob("*.safetensors")):
-        raise ModelError(f"{reference}: {folder} holds no *.safetensors file.")
     return llama

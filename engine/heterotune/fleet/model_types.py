@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from heterotune.config.schema import FleetEntry
@@ -53,8 +53,14 @@ def linear_path(layer: int, linear: str) -> str:
     return f"layers.{layer}.{block}.{linear}"
 
 
-def read_model_types(fleet: tuple[FleetEntry, ...]) -> tuple[ModelType, ...]:
+def read_model_types(
+    fleet: tuple[FleetEntry, ...], resolve: Callable[[str], ModelSource] = resolve_model
+) -> tuple[ModelType, ...]:
     """Resolve every entry of the fleet.
+
+    Args:
+        fleet: The entries.
+        resolve: Finds a model; `describe_model` where a configuration is enough.
 
     Raises:
         ModelError: If a model is missing or no LLaMA, or siblings do not fit together; all problems in one message.
@@ -63,7 +69,7 @@ def read_model_types(fleet: tuple[FleetEntry, ...]) -> tuple[ModelType, ...]:
     model_types: list[ModelType] = []
     for index, entry in enumerate(fleet):
         try:
-            model_types.append(_model_type(index, entry, resolve_model(entry.model)))
+            model_types.append(_model_type(index, entry, resolve(entry.model)))
         except ModelError as error:
             problems.append(f"fleet.{index} ({entry.name}): {error}")
     problems += _sibling_problems(fleet, model_types)
