@@ -50,7 +50,7 @@ LEVELS = (
         "topology",
         "uplink",
     ),
-    ("chunk_tuning", "launching", "doctor", "report", "runner", "simulation", "summary"),
+    ("chunk_tuning", "launching", "doctor", "planning", "report", "runner", "simulation", "summary"),
     ("cli", "ledger_command", "profile_command", "submit_command", "worker"),
 )
 """From the bottom up; a name is a package or a module at the top of heterotune, "" is heterotune/__init__.py."""
@@ -127,6 +127,18 @@ def test_config_imports_no_heavy_library(file: str) -> None:
 
 def test_loading_a_config_loads_no_heavy_library() -> None:
     program = f"import sys, heterotune.config.load; print(sorted(set({NEVER_IN_CONFIG!r}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_planning_loads_no_heavy_library() -> None:
+    program = f"import sys, heterotune.planning.command; print(sorted(set({NEVER_IN_CONFIG!r}) & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONPATH": str(PACKAGE.parent)},

@@ -1,0 +1,90 @@
+"""Bytes of the simulated federation: what clients send and get. Equal to the ledger, to the byte (a test)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from heterotune.collective.wire import CODECS, HEADER_BYTES
+from heterotune.fleet.clients import enlist_clients, sample_cohort
+from heterotune.planning.setting import Setting
+from heterotune.planning.shapes import TypeShape
+
+FROZEN_CODEC = "fp32"
+
+
+def message_bytes(num_elements: int, codec: str) -> int:
+    """Return the bytes of a message: the wire's header and payload."""
+    return HEADER_BYTES + next(each for each in CODECS if each.name == codec).payload_bytes(num_elements)
+
+
+def group_bytes(shape: TypeShape, codec: str) -> dict[str, int]:
+    """Return tensor group -> bytes of its message, the same up and down."""
+    columns = shape.layout.group_columns
+    return {group: message_bytes(part.stop - part.start, codec) for group, part in columns.items()}
+
+
+def frozen_bytes(shape: TypeShape) -> dict[str, int]:
+    """Return tensor group -> bytes that a client downloads when it first takes part."""
+    if shape.layout.head is None:
+        return {}
+    frame, basis = shape.frame_elements
+    return {
+        "dema.head.frame": message_bytes(frame, FROZEN_CODEC),
+        "dema.head.basis": message_bytes(basis, FROZEN_CODEC),
+    }
+
+
+@dataclass(frozen=True)
+class FederationBytes:
+    """What the clients of a run send and get.
+
+    Attributes:
+        up: Model type -> tensor group -> bytes of one client in one round.
+        down: The same, down.
+        down_once: Model type -> tensor group -> bytes that a client gets the first time.
+        round_up_bytes: All clients of a round.
+        round_down_bytes: All clients of a round, without what comes once.
+        total_bytes: Both directions, all rounds, with what comes once.
+        full_model_bytes: Model type -> bytes of its whole model in fp32, what FedAvg of models would send.
+    """
+
+    up: dict[str, dict[str, int]]
+    down: dict[str, dict[str, int]]
+    down_once: dict[str, dict[str, int]]
+    round_up_bytes: int
+    round_down_bytes: int
+    total_bytes: int
+    full_model_bytes: dict[str, int]
+
+
+def federation_bytes(setting: Setting) -> FederationBytes:
+    """Return what the clients of a run send and get."""
+    codec = setting.config.collective.wire
+    names = [each.name for each in setting.model_types]
+    groups = dict(zip(names, (group_bytes(shape, codec) for shape in setting.shapes), strict=True))
+    once = dict(zip(names, (frozen_bytes(shape) for shape in setting.shapes), strict=True))
+    per_round = sum(sum(groups[names[place]].values()) * count for place, count in setting.cohort_counts.items())
+    first = sum(sum(once[names[place]].values()) * count for place, count in _ever_taking_part(setting).items())
+    return FederationBytes(
+        up=groups,
+        down=groups,
+        down_once=once,
+        round_up_bytes=per_round,
+        round_down_bytes=per_round,
+        total_bytes=2 * per_round * setting.config.rounds + first,
+        full_model_bytes={each.name: 4 * each.num_parameters for each in setting.model_types},
+    )
+
+
+def _ever_taking_part(setting: Setting) -> Counter[int]:
+    """Return place of a model type -> clients that some round draws."""
+    config = setting.config
+    clients = enlist_clients(setting.model_types, [setting.rows_per_client] * config.num_clients)
+    known: set[int] = set()
+    for round_number in range(1, config.rounds + 1):
+        cohort = sample_cohort(clients, config.cohort, run_seed=config.seed, round_number=round_number)
+        known.update(client.client_id for client in cohort)
+        if len(known) == len(clients):
+            break
+    return Counter(client.model_type for client in clients if client.client_id in known)

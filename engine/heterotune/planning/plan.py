@@ -1,0 +1,158 @@
+"""The plan of a run: what it needs and sends, whether it fits, and what would make it fit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from heterotune.config.schema import RunConfig
+from heterotune.fleet.model_types import ModelType, read_model_types
+from heterotune.planning.calibration import Calibration, load_calibration, returns_memory
+from heterotune.planning.client_bytes import FederationBytes, federation_bytes
+from heterotune.planning.cluster import Cluster
+from heterotune.planning.fitting import Layout, because, lay_out, ways_out
+from heterotune.planning.known_models import describe
+from heterotune.planning.memory_model import rank_memory
+from heterotune.planning.setting import ASSUMED_ROWS, Setting
+from heterotune.planning.time_model import RoundTime, Traffic, round_time, traffic
+
+JSON_VERSION = 1
+KIND_OF_PLACE = {"host": "host_resident", "pinned": "host_pinned", "nvme": "nvme", "gpu": "device_allocated"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a run before it starts.
+
+    Attributes:
+        setting: The run and the machines.
+        layout: Chunk sizes and memory.
+        bytes: What clients send and get.
+        traffic: What the simulator moves in a round.
+        time: Seconds of a round.
+        ways_out: Changes with which it fits; empty if it fits as it is.
+    """
+
+    setting: Setting
+    layout: Layout
+    bytes: FederationBytes
+    traffic: Traffic
+    time: RoundTime
+    ways_out: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Whether it fits, why not, and what to try."""
+        if self.layout.fits:
+            unknown = [need.where for need in self.layout.needs if need.limit_bytes is None]
+            return "fits" + (
+                f", as far as is known: how large {' and '.join(unknown)} is was not given" * bool(unknown)
+            )
+        tried = f"try {'; or '.join(self.ways_out)}" if self.ways_out else "nothing that the plan tried makes it fit"
+        return f"does not fit, because {because(self.layout)}; {tried}"
+
+
+def setting_of(config: RunConfig, cluster: Cluster, calibration: Calibration) -> Setting:
+    """Read the models' configurations, nothing else.
+
+    Raises:
+        ModelError: If one is missing here or is no LLaMA; all problems in one message.
+    """
+    return Setting(config, read_model_types(config.fleet, describe), cluster, calibration, returns_memory())
+
+
+def make_plan(setting: Setting) -> Plan:
+    """Plan a run."""
+    layout = lay_out(setting)
+    return Plan(
+        setting=setting,
+        layout=layout,
+        bytes=federation_bytes(setting),
+        traffic=traffic(setting, layout.by_rank),
+        time=round_time(setting, layout.by_rank),
+        ways_out=() if layout.fits else tuple(ways_out(setting)),
+    )
+
+
+def estimate_memory(
+    config: RunConfig,
+    model_types: tuple[ModelType, ...],
+    cluster: Cluster,
+    chunk_clients: dict[int, int],
+    *,
+    mpi_rank: int = 0,
+) -> dict[tuple[str, str], int]:
+    """Return (phase, kind) -> the plan's estimate in bytes for one rank, to be written beside what it measures.
+
+    Args:
+        config: The run, with `strategy` the method at work.
+        model_types: Its fleet.
+        cluster: Nodes and ranks; whether ranks compute on GPUs.
+        chunk_clients: Place of a model type -> clients per chunk.
+        mpi_rank: Whose memory.
+    """
+    calibration = load_calibration(None, has_gpus=cluster.has_gpus)
+    setting = Setting(config, model_types, cluster, calibration, returns_memory())
+    mine = setting.chunks_by_rank(chunk_clients)[mpi_rank]
+    estimates = {}
+    for phase, memory in rank_memory(setting, mine, is_root=mpi_rank == 0).items():
+        for place, kind in KIND_OF_PLACE.items():
+            if num_bytes := memory.total_bytes(place):
+                estimates[phase, kind] = num_bytes
+                if place == "gpu":
+                    estimates[phase, "device_reserved"] = round(num_bytes * calibration.device_reserved_factor)
+    return estimates
+
+
+def assumptions(plan: Plan) -> list[str]:
+    """Return what a plan takes for granted, in sentences."""
+    setting = plan.setting
+    data = setting.config.data
+    rows = f"{data.max_rows_per_client} (data.max_rows_per_client)" if data.max_rows_per_client else f"{ASSUMED_ROWS}"
+    said = [
+        f"The data is not read: every client has {rows} training rows of {data.max_tokens} tokens each.",
+        f"Speeds and the runtime's memory: {setting.calibration.name}.",
+    ]
+    if not setting.cluster.has_gpus:
+        kind = (
+            "gives freed memory back"
+            if setting.returns_memory
+            else "keeps freed memory, and how much differs from run to run (docs/planning.md)"
+        )
+        said.append(f"The heap {kind}: {setting.heap_factor:g} times the live bytes of a pass.")
+    else:
+        said.append("Figures for GPUs are derived and were not measured on one.")
+    return said
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain values; docs/planning.md lists the keys."""
+    setting, layout = plan.setting, plan.layout
+    names = [each.name for each in setting.model_types]
+    memory = {
+        phase: {place: dict(parts) for place, parts in each.by_place.items() if parts}
+        for phase, each in layout.busiest.items()
+    }
+    return {
+        "version": JSON_VERSION,
+        "fits": layout.fits,
+        "verdict": plan.verdict,
+        "try": list(plan.ways_out),
+        "cluster": asdict(setting.cluster) | {"num_ranks": setting.cluster.num_ranks},
+        "dtype": setting.dtype,
+        "chunk_clients": {names[place]: size for place, size in layout.chunk_clients.items()},
+        "chunk_clients_picked": layout.picked,
+        "memory_bytes": memory,
+        "needs": [asdict(need) | {"fits": need.fits} for need in layout.needs],
+        "federation_bytes": asdict(plan.bytes),
+        "traffic_bytes": asdict(plan.traffic),
+        "seconds": {
+            "round": plan.time.seconds,
+            "train": plan.time.train,
+            "collect": plan.time.collect,
+            "busy_share": plan.time.busy_share,
+            "run": plan.time.seconds * setting.config.rounds,
+        },
+        "parameters": {each.name: each.num_parameters for each in setting.model_types},
+        "assumptions": assumptions(plan),
+    }

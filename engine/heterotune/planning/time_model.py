@@ -1,0 +1,133 @@
+"""How long a round takes and what the simulator moves for it: counts from the model, speeds from the calibration.
+
+Our derivation. A training pass through a frozen backbone computes the forward pass and the gradient of its inputs, not
+of its weights: 4 operations per weight and token, 6 with checkpointing; adapters cost 6 per weight and token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heterotune.fleet.assignment import passes_in_lock_step
+from heterotune.fleet.chunks import Chunk
+from heterotune.planning.buffers import sums_bytes
+from heterotune.planning.client_bytes import group_bytes
+from heterotune.planning.setting import Setting
+from heterotune.planning.shapes import TypeShape
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the simulator moves in a round; nothing of it is the federation's.
+
+    Attributes:
+        sum_to_root_bytes: That every rank but the root sends: exact sums, int64.
+        broadcast_bytes: That every rank but the root receives.
+        zero3_gather_bytes: That the busiest rank receives of other ranks' weights in all its passes.
+    """
+
+    sum_to_root_bytes: int
+    broadcast_bytes: int
+    zero3_gather_bytes: int
+
+
+@dataclass(frozen=True)
+class RoundTime:
+    """Estimated seconds of a round, without evaluation and checkpoint.
+
+    Attributes:
+        train: Until the busiest rank has trained.
+        collect: Gather and broadcast.
+        busy_share: Training time of all ranks over what they have until the busiest is done.
+    """
+
+    train: float
+    collect: float
+    busy_share: float
+
+    @property
+    def seconds(self) -> float:
+        """The whole round."""
+        return self.train + self.collect
+
+
+def pass_flops(shape: TypeShape, num_clients: int, setting: Setting) -> float:
+    """Return the operations of one training pass of a chunk."""
+    tokens = num_clients * setting.tokens_per_client
+    length = setting.config.data.max_tokens
+    weights = shape.num_layers * shape.layer_elements + shape.embedding_elements
+    attention = 2 * shape.num_layers * shape.query_width * length  # causal: half of the positions, scores and mix
+    per_weight, per_score = (6, 4) if setting.config.backbone.checkpointing else (4, 3)
+    return tokens * (per_weight * weights + per_score * attention + 6 * shape.branch_elements)
+
+
+def pass_seconds(shape: TypeShape, num_clients: int, setting: Setting) -> float:
+    """Return the seconds of one pass: computing, or weights that come meanwhile, whatever takes longer."""
+    compute = pass_flops(shape, num_clients, setting) / (setting.cluster.flops or setting.calibration.flops)
+    return max(compute, stream_seconds(shape, setting))
+
+
+def stream_seconds(shape: TypeShape, setting: Setting) -> float:
+    """Return the seconds in which a pass's weights come from host memory, from NVMe and over the network."""
+    sharding, chosen = setting.sharding, setting.calibration
+    if not sharding.is_sharded:
+        return 0.0
+    whole = shape.model_type.num_parameters * setting.dtype_bytes * _reads(setting)
+    mine = whole / sharding.group_size
+    seconds = 0.0
+    if sharding.place == "nvme":
+        seconds = mine * setting.cluster.ranks_per_node / chosen.nvme_bytes_per_second
+    elif sharding.place == "cpu" and setting.cluster.has_gpus:
+        seconds = mine / chosen.stream_bytes_per_second
+    ranks_of_node = min(setting.cluster.ranks_per_node, sharding.group_size)
+    from_other_nodes = whole * (1 - ranks_of_node / sharding.group_size) * ranks_of_node
+    between_ranks = whole * (1 - 1 / sharding.group_size) / chosen.gather_bytes_per_second
+    return max(seconds, between_ranks, from_other_nodes / _link(setting))
+
+
+def traffic(setting: Setting, by_rank: Sequence[Sequence[Chunk]]) -> Traffic:
+    """Return what a round moves between ranks."""
+    several = setting.cluster.num_ranks > 1
+    sums = sum(sums_bytes(setting.shapes[place]) for place, count in setting.cohort_counts.items() if count)
+    down = sum(sum(group_bytes(shape, setting.config.collective.wire).values()) for shape in setting.shapes)
+    gathers = 0.0
+    for place, shape in enumerate(setting.shapes):
+        whole = shape.model_type.num_parameters * setting.dtype_bytes * _reads(setting)
+        part = 1 - 1 / setting.sharding.group_size if setting.sharding.is_sharded else 0.0
+        gathers += whole * part * passes_in_lock_step(by_rank, place)
+    return Traffic(sums * several, down * several, round(gathers))
+
+
+def round_time(setting: Setting, by_rank: Sequence[Sequence[Chunk]]) -> RoundTime:
+    """Return how long a round takes."""
+    own = [_seconds_by_type(setting, part) for part in by_rank]
+    lock_step = setting.sharding.is_sharded and setting.config.backbone.group != "rank"
+    if lock_step:  # every type is trained by all ranks at the same time; ranks without work run along
+        train = sum(max(part[place] for part in own) for place in range(len(setting.shapes)))
+    else:
+        train = max(sum(part) for part in own)
+    moved = traffic(setting, by_rank)
+    hops = math.ceil(math.log2(setting.cluster.num_ranks)) if setting.cluster.num_ranks > 1 else 0
+    collect = hops * (moved.sum_to_root_bytes + moved.broadcast_bytes) / _link(setting)
+    busy = sum(sum(part) for part in own) / (train * len(by_rank)) if train else 0.0
+    return RoundTime(train, collect, busy)
+
+
+def _seconds_by_type(setting: Setting, mine: Sequence[Chunk]) -> list[float]:
+    seconds = [0.0] * len(setting.shapes)
+    for chunk in mine:
+        shape = setting.shapes[chunk.model_type]
+        seconds[chunk.model_type] += chunk.num_passes * pass_seconds(shape, len(chunk.clients), setting)
+    return seconds
+
+
+def _reads(setting: Setting) -> int:
+    """Return how often a pass reads each weight: forward, backward, and forward again with checkpointing."""
+    return 3 if setting.config.backbone.checkpointing else 2
+
+
+def _link(setting: Setting) -> float:
+    """Return the network of a node in bytes per second."""
+    return (setting.cluster.link_gbps or setting.calibration.link_gbps) * 1e9 / 8

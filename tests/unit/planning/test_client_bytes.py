@@ -1,0 +1,65 @@
+"""The bytes of a plan are those of the ledger of a real run, to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from heterotune.collective.wire import CODECS, encode
+from heterotune.config.load import load_run
+from heterotune.planning.calibration import CPU_CORE
+from heterotune.planning.client_bytes import federation_bytes, message_bytes
+from heterotune.planning.cluster import Cluster
+from heterotune.planning.plan import setting_of
+
+ENGINE = Path(__file__).parents[3] / "engine"
+RUN = """
+name: tiny
+rounds: 2
+fleet:
+  - {name: small, model: "embedded:small", clients: 2}
+  - {name: wide, model: "random:hidden_size=48,num_hidden_layers=1,num_attention_heads=4", clients: 3}
+data: {source: "embedded:stdlib", max_tokens: 16, max_rows_per_client: 4}
+cohort: {fraction: 0.5}
+local: {steps: 1, batch_size: 1}
+heterotune: {adapter_rank: 2, head_rank: 4, head_basis: 8, align_tokens: 64, personal_rank: 1}
+backbone: {ds_config: none}
+chunk: {clients: 2}
+evaluate: {max_rows: 2}
+"""
+
+
+def test_a_plan_knows_the_ledger_of_a_run(tmp_path) -> None:
+    (tmp_path / "run.yaml").write_text(RUN)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "heterotune.worker", str(tmp_path / "run.yaml"), "--run-dir", str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ENGINE), "HETEROTUNE_NUM_RANKS": "1"},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    entries = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    told = federation_bytes(setting_of(load_run(tmp_path / "run.yaml"), Cluster(), CPU_CORE))
+    assert sum(entry["bytes"] for entry in entries) == told.total_bytes
+    for entry in entries:
+        name, group = entry["model_type"], entry["group"]
+        of_direction = told.up if entry["direction"] == "up" else told.down
+        assert entry["bytes"] == of_direction[name].get(group, told.down_once[name].get(group)), entry
+    by_direction = Counter()
+    for entry in entries:
+        if entry["round"] == 2 and entry["group"] in told.up[entry["model_type"]]:
+            by_direction[entry["direction"]] += entry["bytes"]
+    assert by_direction == {"up": told.round_up_bytes, "down": told.round_down_bytes}
+
+
+def test_a_message_is_as_long_as_the_wire_makes_it() -> None:
+    import numpy as np
+
+    for codec in CODECS:
+        assert message_bytes(1000, codec.name) == len(encode(np.zeros(1000, np.float32), codec.name))

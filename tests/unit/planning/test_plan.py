@@ -1,0 +1,216 @@
+"""Plans: they fit or say why not, and what they propose holds under the same model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from heterotune.cli import app
+from heterotune.config.load import parse_run
+from heterotune.errors import ModelError
+from heterotune.planning.calibration import A100, CPU_CORE
+from heterotune.planning.cluster import Cluster
+from heterotune.planning.fitting import lay_out
+from heterotune.planning.known_models import KNOWN_MODELS
+from heterotune.planning.plan import estimate_memory, make_plan, setting_of
+from heterotune.planning.setting import Setting
+
+GIB = 1 << 30
+
+
+def run_values(model: str = "embedded:small", clients: int = 8, **sections) -> dict:
+    return {
+        "name": "planned",
+        "rounds": 2,
+        "fleet": [{"name": "m", "model": model, "clients": clients}],
+        "data": {"source": "embedded:stdlib", "max_tokens": 128, "max_rows_per_client": 10},
+        "local": {"steps": 2, "batch_size": 4},
+        "backbone": {"ds_config": "none"},
+        **sections,
+    }
+
+
+ONE_RANK = Cluster()
+
+
+def setting(values: dict, cluster: Cluster = ONE_RANK, calibration=CPU_CORE) -> Setting:
+    return replace(setting_of(parse_run(values), cluster, calibration), returns_memory=False)
+
+
+def test_what_a_plan_proposes_makes_the_run_fit() -> None:
+    cluster = Cluster(host_memory_bytes=GIB)
+    values = run_values(chunk={"clients": 8}, data={"source": "embedded:stdlib", "max_tokens": 1024})
+    plan = make_plan(setting(values, cluster))
+    assert not plan.layout.fits
+    assert plan.verdict.startswith("does not fit, because the host memory of a node would need ")
+    assert "of 1.00 GiB in phase train, most of it activations; try chunk.clients: 1; or " in plan.verdict
+    values["chunk"] = {"clients": 1}
+    assert make_plan(setting(values, cluster)).layout.fits
+
+
+def test_several_changes_together_where_none_is_enough_alone() -> None:
+    values = run_values(chunk={"clients": 8}, data={"source": "embedded:stdlib", "max_tokens": 4096})
+    values["backbone"]["checkpointing"] = True
+    need_bytes = make_plan(setting({**values, "chunk": {"clients": 1}}, Cluster())).layout.needs[0].need_bytes
+    plan = make_plan(setting(values, Cluster(host_memory_bytes=need_bytes - (64 << 20))))
+    assert len(plan.ways_out) == 1 and plan.ways_out[0].startswith("chunk.clients: 1 and ")
+
+
+def test_where_nothing_helps_the_plan_says_so() -> None:
+    plan = make_plan(setting(run_values(), Cluster(host_memory_bytes=100 << 20)))
+    assert plan.ways_out == () and plan.verdict.endswith("nothing that the plan tried makes it fit")
+
+
+def test_unknown_limits_are_named() -> None:
+    verdict = make_plan(setting(run_values())).verdict
+    assert verdict == "fits, as far as is known: how large the host memory of a node is was not given"
+
+
+def test_auto_picks_the_largest_chunk_that_fits() -> None:
+    values = run_values(KNOWN_MODELS["llama-3.2-1b"], clients=32, backbone={"ds_config": "zero3_cpu"})
+    wide = Cluster(gpus_per_node=1, gpu_memory_bytes=80 * GIB)
+    roomy = lay_out(setting(values, wide, A100))
+    tight_bytes = lay_out(setting({**values, "chunk": {"clients": 8}}, wide, A100)).needs[0].need_bytes
+    tight = lay_out(setting(values, replace(wide, gpu_memory_bytes=tight_bytes), A100))
+    assert roomy.picked and roomy.chunk_clients == {0: 32}
+    assert tight.chunk_clients == {0: 8} and tight.fits
+
+
+def test_chunks_are_cut_evenly() -> None:
+    chunk = {"max_clients": 6}
+    assert lay_out(setting(run_values(clients=8, chunk=chunk))).chunk_clients == {0: 4}
+
+
+@pytest.mark.parametrize("change", [{"checkpointing": True}, {"dtype": "bf16"}])
+def test_what_saves_memory_saves_it(change) -> None:
+    values = run_values(KNOWN_MODELS["llama-3.2-1b"], chunk={"clients": 8})
+    before = estimate(values)
+    values["backbone"] = {"ds_config": "none", **change}
+    assert estimate(values) < before
+
+
+def estimate(values: dict, *, num_ranks: int = 1) -> int:
+    config = parse_run(values)
+    cluster = Cluster(ranks_per_node=num_ranks)
+    model_types = setting(values).model_types
+    return estimate_memory(config, model_types, cluster, {0: 8})["train", "host_resident"]
+
+
+def test_estimates_are_by_phase_and_kind_of_memory_jsonl() -> None:
+    values = run_values(KNOWN_MODELS["llama-3.2-1b"], backbone={"ds_config": "zero3_cpu"})
+    gpu = Cluster(ranks_per_node=2, gpus_per_node=2)
+    estimates = estimate_memory(parse_run(values), setting(values).model_types, gpu, {0: 2}, mpi_rank=1)
+    assert {phase for phase, _ in estimates} == {
+        *("load", "train", "encode", "gather", "aggregate", "broadcast", "evaluate", "checkpoint")
+    }
+    assert {kind for phase, kind in estimates if phase == "train"} == {
+        *("host_resident", "host_pinned", "device_allocated", "device_reserved")
+    }
+    assert estimates["train", "device_reserved"] > estimates["train", "device_allocated"] > 0
+
+
+def test_sharding_divides_the_weights() -> None:
+    values = run_values(KNOWN_MODELS["llama-2-7b"], backbone={"ds_config": "zero3_cpu", "dtype": "bf16"})
+    one, four = (
+        lay_out(setting(values, Cluster(ranks_per_node=ranks))).busiest["train"].by_place["host"]["backbone_shards"]
+        for ranks in (1, 4)
+    )
+    assert one == 2 * 6_738_415_616 and four == one // 4
+
+
+def test_replicas_on_cpus_are_mapped_once_for_a_node() -> None:
+    values = run_values(KNOWN_MODELS["llama-3.2-1b"], chunk={"clients": 1})
+    one, four = (lay_out(setting(values, Cluster(ranks_per_node=ranks))).busiest["train"] for ranks in (1, 4))
+    weights = one.by_place["host"]["backbone_shards"]
+    assert weights == 4 * 1_235_814_400 == four.by_place["host"]["backbone_shards"]
+    layout = lay_out(setting(values, Cluster(ranks_per_node=4)))
+    assert four.total_bytes("host") < layout.needs[0].need_bytes < 4 * four.total_bytes("host") - 2 * weights
+
+
+def test_nvme_holds_the_shards() -> None:
+    values = run_values(KNOWN_MODELS["llama-2-7b"], backbone={"ds_config": "zero3_nvme"})
+    cluster = Cluster(ranks_per_node=2, gpus_per_node=2, gpu_memory_bytes=80 * GIB, nvme_bytes=GIB)
+    plan = make_plan(setting(values, cluster, A100))
+    need = plan.layout.needs[2]
+    assert need.where == "the NVMe of a node" and need.need_bytes == 2 * 6_738_415_616 and not need.fits
+    assert "the NVMe of a node would need 12.6 GiB of 1.00 GiB" in plan.verdict
+
+
+def test_one_rank_moves_nothing() -> None:
+    moved = make_plan(setting(run_values())).traffic
+    assert (moved.sum_to_root_bytes, moved.broadcast_bytes, moved.zero3_gather_bytes) == (0, 0, 0)
+
+
+def test_gathers_count_forward_and_backward_of_every_pass() -> None:
+    values = run_values(KNOWN_MODELS["llama-2-7b"], backbone={"ds_config": "zero3_cpu", "dtype": "bf16"})
+    values["chunk"] = {"clients": 4}
+    moved = make_plan(setting(values, Cluster(ranks_per_node=2))).traffic
+    assert moved.zero3_gather_bytes == 2 * 6_738_415_616 * 2 * 2 // 2  # bf16, forward and backward, 2 steps, half
+
+
+def test_twice_the_speed_is_half_the_time() -> None:
+    slow, fast = (make_plan(setting(run_values(), Cluster(flops=flops))).time.seconds for flops in (1e9, 2e9))
+    assert slow == pytest.approx(2 * fast) and fast > 0
+
+
+def heterotune(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def run_yaml(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(run_values()))  # JSON is YAML
+    return path
+
+
+def test_the_command_prints_json_with_stable_keys(run_yaml) -> None:
+    done = heterotune("plan", run_yaml, "--host-memory", "16GiB", "--ranks-per-node", 2, "--json")
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.output)
+    assert sorted(plan) == [
+        *("assumptions", "chunk_clients", "chunk_clients_picked", "cluster", "dtype", "federation_bytes", "fits"),
+        *("memory_bytes", "needs", "parameters", "seconds", "traffic_bytes", "try", "verdict", "version"),
+    ]
+    assert plan["fits"] and plan["verdict"] == "fits" and plan["chunk_clients"] == {"m": 4}
+
+
+def test_the_command_ends_with_1_where_a_run_does_not_fit(run_yaml) -> None:
+    done = heterotune("plan", run_yaml, "--host-memory", "100MiB")
+    assert done.exit_code == 1 and "does not fit, because the host memory of a node" in " ".join(done.output.split())
+
+
+def test_problems_of_run_file_and_machines_are_told_together(run_yaml) -> None:
+    done = heterotune("plan", run_yaml, "--nodes", 0, "--set", "rounds=0")
+    assert done.exit_code == 2
+    assert "--nodes = 0" in done.output and "rounds" in done.output
+
+
+def test_a_model_folder_without_config_is_a_clear_error(run_yaml, tmp_path) -> None:
+    (tmp_path / "model").mkdir()
+    done = heterotune("plan", run_yaml, "--set", f"fleet.0.model={tmp_path / 'model'}")
+    assert done.exit_code == 2 and "config.json is missing; a model folder needs its config.json." in done.output
+
+
+def test_a_folder_with_a_config_needs_no_weights(run_yaml, tmp_path) -> None:
+    llama = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64}
+    llama |= {"num_hidden_layers": 2, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(llama))
+    options = [f"fleet.0.model={tmp_path}", "heterotune.head_basis=32"]
+    done = heterotune("plan", run_yaml, "--set", options[0], "--set", options[1])
+    assert done.exit_code == 0, done.output
+
+
+def test_a_hub_model_that_is_not_cached_is_not_downloaded(monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(ModelError, match="not in the hub's local cache, and a plan downloads nothing"):
+        setting_of(parse_run(run_values("some/model")), Cluster(), CPU_CORE)
+
+
+def test_a_hub_id_that_is_none_is_refused() -> None:
+    with pytest.raises(ModelError, match="neither a local folder nor a hub id"):
+        setting_of(parse_run(run_values("so me/mo del")), Cluster(), CPU_CORE)
