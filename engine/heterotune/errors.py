@@ -8,6 +8,10 @@ PREEMPTED = 75
 """Exit code of a job that was asked to stop and has saved; EX_TEMPFAIL of sysexits.h: try again later."""
 
 
+_MOST_PROBLEMS = 100
+_LONGEST_PROBLEM = 1000  # characters
+
+
 class HeterotuneError(Exception):
     """Base of all errors that are not our own mistakes."""
 
@@ -21,7 +25,16 @@ class ConfigError(HeterotuneError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
+        super().__init__("\n".join(_readable(self.problems)))
+
+
+def _readable(problems: Sequence[str]) -> list[str]:
+    """Cut what nobody would read to the end: a file of a megabyte can be wrong in every line."""
+    lines = [
+        problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:_LONGEST_PROBLEM]}..." for problem in problems
+    ]
+    more = len(lines) - _MOST_PROBLEMS
+    return lines if more <= 0 else [*lines[:_MOST_PROBLEMS], f"... and {more} more."]
 
 
 class DataError(HeterotuneError):

@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "engine" / "heterotune"
 
 LEVELS = (
-    ("errors", "randomness", ""),
+    ("errors", "plain_files", "randomness", ""),
     ("config",),
     ("fleet",),
     ("aggregation", "adapters", "backbone", "data"),
@@ -24,6 +24,7 @@ LEVELS = (
         "evaluation",
         "collective",
         "checkpoint",
+        "checkpoint_manifest",
         "privacy",
         "run_folder",
         "run_lock",

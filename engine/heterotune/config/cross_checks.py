@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from heterotune.config.field_types import LARGEST_FLEET
 from heterotune.config.nearest import suggestion
 
 if TYPE_CHECKING:
     from heterotune.config.method_options import HeterotuneOptions, LocalConfig
     from heterotune.config.schema import ChunkConfig, CohortConfig, FleetEntry
+
+_MOST_SUGGESTIONS = 20  # guessing what was meant takes time
 
 
 def cross_field_problems(sections: Mapping[str, Any]) -> list[str]:
@@ -44,6 +47,8 @@ def _siblings(fleet: tuple[FleetEntry, ...]) -> list[str]:
         start, original = f"fleet.{number}.siblings_of = {entry.siblings_of}", by_name.get(entry.siblings_of or "")
         if entry.siblings_of is None:
             continue
+        if len(problems) >= _MOST_SUGGESTIONS:
+            break
         if original is None:
             problems.append(f"{start} is not in the fleet. {suggestion(entry.siblings_of, by_name)}")
         elif original.name == entry.name:
@@ -61,6 +66,14 @@ def _layers(fleet: tuple[FleetEntry, ...]) -> list[str]:
         for number, entry in enumerate(fleet)
         if entry.layers is not None and entry.siblings_of is None
     ]
+
+
+def _fleet_size(fleet: tuple[FleetEntry, ...]) -> list[str]:
+    """Every client has a place in memory, with or without data."""
+    num_clients = sum(entry.clients for entry in fleet)
+    if num_clients <= LARGEST_FLEET:
+        return []
+    return [f"fleet has {num_clients} clients in all, more than {LARGEST_FLEET}. Lower fleet.N.clients."]
 
 
 def _cohort_size(cohort: CohortConfig, fleet: tuple[FleetEntry, ...]) -> list[str]:
@@ -121,11 +134,8 @@ def _group_problems(original: str, ranks: dict[str, int], lora_scope: str) -> li
 def _chunk_types(chunk: ChunkConfig, fleet: tuple[FleetEntry, ...]) -> list[str]:
     """Chunk sizes are given for model types that exist."""
     names = {entry.name for entry in fleet}
-    return [
-        f"chunk.of_type.{name} is not in the fleet. {suggestion(name, names)}"
-        for name in chunk.of_type
-        if name not in names
-    ]
+    unknown = [name for name in chunk.of_type if name not in names][:_MOST_SUGGESTIONS]
+    return [f"chunk.of_type.{name} is not in the fleet. {suggestion(name, names)}" for name in unknown]
 
 
 _CHECKS = (
@@ -133,6 +143,7 @@ _CHECKS = (
     (_siblings, ("fleet",)),
     (_layers, ("fleet",)),
     (_chunk_types, ("chunk", "fleet")),
+    (_fleet_size, ("fleet",)),
     (_cohort_size, ("cohort", "fleet")),
     (_compared, ("compare_with", "strategy")),
     (_decay_of_differences, ("local", "strategy", "compare_with")),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from heterotune.config import deepspeed_keys as keys
+from heterotune.config.explain import shown
 from heterotune.config.nearest import suggestion
 from heterotune.errors import ConfigError
+from heterotune.plain_files import MAX_JSON_BYTES, read_small_text
 
 NO_DEEPSPEED = "none"
+_MOST_KEYS = 200
 
 _PACKAGE_DIR = Path(__file__).resolve().parents[1]
 # An installed wheel carries the folder inside the package; a checkout has it at the top of the repository.
@@ -75,12 +80,11 @@ def _parse(path: Path) -> dict[str, Any]:
     repeated: list[str] = []
 
     def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        repeated.extend(sorted({name for name in names if names.count(name) > 1}))
+        repeated.extend(sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1))
         return dict(pairs)
 
     try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unrepeated)
+        config = json.loads(read_small_text(path, MAX_JSON_BYTES), object_pairs_hook=unrepeated)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read ({error.strerror}). Check the path."]) from None
     except json.JSONDecodeError as error:
@@ -98,7 +102,7 @@ def _parse(path: Path) -> dict[str, Any]:
 def _key_problems(config: Mapping[str, Any]) -> list[str]:
     """Check the names at the top level."""
     problems = []
-    for key in config:
+    for key in islice(config, _MOST_KEYS):
         if key in keys.OWNED_KEYS:
             problems.append(f"{key} is set by the run. Remove it here; use {keys.OWNED_KEYS[key]} in the run file.")
         elif key in keys.KEYS_WITHOUT_EFFECT:
@@ -106,7 +110,7 @@ def _key_problems(config: Mapping[str, Any]) -> list[str]:
         elif key not in keys.USABLE_KEYS:
             told = suggestion(key, keys.USABLE_KEYS)
             problems.append(f"{key} is not a key of DeepSpeed {keys.DEEPSPEED_VERSION}. {told}")
-    return problems
+    return _too_many("the file", config) + problems
 
 
 def _zero_problems(zero: Any) -> list[str]:
@@ -121,7 +125,7 @@ def _zero_problems(zero: Any) -> list[str]:
     rest = {key: value for key, value in zero.items() if key not in keys.ZERO_KEYS_WITHOUT_EFFECT}
     problems += _table_problems("zero_optimization", rest, keys.ZERO_KEYS)
     if zero.get("stage") != 3:
-        text = f"zero_optimization.stage = {zero.get('stage')!r} does not shard the backbone"
+        text = f"zero_optimization.stage = {shown(zero.get('stage'))} does not shard the backbone"
         problems.append(f"{text}. Set it to 3, or use ds_config: none for plain replicas.")
     offload = zero.get("offload_param", {})
     problems += _table_problems("zero_optimization.offload_param", offload, keys.OFFLOAD_PARAM_KEYS)
@@ -133,15 +137,20 @@ def _zero_problems(zero: Any) -> list[str]:
 def _table_problems(where: str, table: Any, kinds: Mapping[str, str]) -> list[str]:
     """Check names and values of one object."""
     if not isinstance(table, dict):
-        return [f"{where} = {table!r} is not an object. Write {{...}}."]
+        return [f"{where} = {shown(table)} is not an object. Write {{...}}."]
     problems = []
-    for key, value in table.items():
+    for key, value in islice(table.items(), _MOST_KEYS):
         if key not in kinds:
             told = suggestion(key, kinds)
             problems.append(f"{where}.{key} is not a key of DeepSpeed {keys.DEEPSPEED_VERSION}. {told}")
         elif not _fits(value, kinds[key]):
-            problems.append(f"{where}.{key} = {value!r} is not {_WANTED[kinds[key]]}. Correct it.")
-    return problems
+            problems.append(f"{where}.{key} = {shown(value)} is not {_WANTED[kinds[key]]}. Correct it.")
+    return _too_many(where, table) + problems
+
+
+def _too_many(where: str, table: Mapping[str, Any]) -> list[str]:
+    """Say that an object has more keys than are looked at: DeepSpeed knows far fewer."""
+    return [f"{where} has {len(table)} keys. DeepSpeed knows fewer."] if len(table) > _MOST_KEYS else []
 
 
 def _fits(value: Any, kind: str) -> bool:

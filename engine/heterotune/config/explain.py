@@ -13,6 +13,8 @@ from heterotune.config.nearest import nearest
 
 Path = tuple[Any, ...]
 
+_MOST_ERRORS = 200  # explaining takes time, and a hostile file has any number of them
+
 # pydantic's error type -> what is wrong, and what would be right. Braces are filled from the error's context.
 _RULES = {
     "int_type": ("is not an integer", "an integer"),
@@ -34,7 +36,7 @@ _RULES = {
     "literal_error": ("is not a choice", "{expected}"),
     "string_pattern_mismatch": (
         "has characters that do not fit a file name",
-        "only letters, digits, dots, dashes and underscores",
+        "only letters, digits, dots, dashes and underscores, no dot first",
     ),
 }
 
@@ -52,14 +54,15 @@ def validation_problems(error: ValidationError, data: Any, model: type[BaseModel
         kinds ("auto" or an integer) become one line.
     """
     items_by_path: dict[Path, list[dict]] = {}
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    for item in items[:_MOST_ERRORS]:
         items_by_path.setdefault(_path_in(item, data), []).append(item)
-    problems = []
+    problems, unread = [], len(items) - _MOST_ERRORS
     for path, items in items_by_path.items():
         has_inner = any(len(other) > len(path) and other[: len(path)] == path for other in items_by_path)
         if not (has_inner and len(path) > 0):
             problems += _explain(path, items, model)
-    return problems
+    return problems if unread <= 0 else [*problems, f"{unread} more values are wrong. Correct these first."]
 
 
 def dotted(path: Path) -> str:
@@ -73,7 +76,10 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     shortener = reprlib.Repr()
     shortener.maxlevel, shortener.maxstring, shortener.maxother = 2, 60, 60
-    text = shortener.repr(value)
+    try:
+        text = shortener.repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 

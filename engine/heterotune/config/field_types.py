@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, StringConstraints
 
 LARGEST_COUNT = 2**31 - 1
+LARGEST_LIST = 1000
+LARGEST_FLEET = 1_000_000
 
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), AllowInfNan(False)]
@@ -19,8 +21,8 @@ NotNegative = Annotated[Number, Field(ge=0)]
 Decay = Annotated[Number, Field(ge=0, lt=1)]
 Share = Annotated[Number, Field(gt=0, le=1)]
 
-Text = Annotated[str, StringConstraints(min_length=1)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=100)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
 
 StrategyName = Literal["heterotune", "fedavg_lora", "fedavg_full"]
 TopologyName = Literal["root", "sharded"]

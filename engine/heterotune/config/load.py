@@ -11,11 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from heterotune.config.cross_checks import cross_field_problems
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
-from heterotune.config.explain import validation_problems
+from heterotune.config.explain import shown, validation_problems
 from heterotune.config.overrides import apply_override
 from heterotune.config.schema import RunConfig
 from heterotune.config.yaml_text import read_yaml, write_yaml
 from heterotune.errors import ConfigError
+from heterotune.plain_files import MAX_YAML_BYTES, read_small_text
 
 HPZ_KEY = "zero_hpz_partition_size"
 
@@ -82,7 +83,7 @@ def dump_run(config: RunConfig) -> str:
 def _read_text(path: str | Path) -> str:
     """Read the file, or say why it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_small_text(path, MAX_YAML_BYTES)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read ({error.strerror}). Check the path."]) from None
     except UnicodeDecodeError as error:
@@ -106,7 +107,7 @@ def _two_kinds_of_group(hpz_ranks: int, group: Any) -> list[str]:
     """DeepSpeed's secondary shards are for ranks that all share one copy."""
     if hpz_ranks <= 1 or group == "world":
         return []
-    text = f"backbone.group = {group} and {HPZ_KEY} = {hpz_ranks} of the DeepSpeed JSON both divide the ranks"
+    text = f"backbone.group = {shown(group)} and {HPZ_KEY} = {hpz_ranks} of the DeepSpeed JSON both divide the ranks"
     return [f"{text}. Drop one of the two."]
 
 

@@ -52,7 +52,7 @@ def _index(node: list, key: str, origin: str) -> int:
     """Read a list index, or say what the list holds."""
     if key.isascii() and key.isdigit() and int(key) < len(node):
         return int(key)
-    names = [str(entry["name"]) for entry in node if isinstance(entry, dict) and "name" in entry]
+    names = [entry["name"] for entry in node if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
     if key in names:
         raise ConfigError([f"{origin}: entries go by number. Use {names.index(key)} for {key}."])
     numbers = f"Use a number from 0 to {len(node) - 1}." if node else "Give the whole list instead."

@@ -21,6 +21,7 @@ _COUNTS = (
 )
 _POSITIVE = ("rms_norm_eps", "rope_theta", "initializer_range")
 _FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias")
+_MOST_PAIRS = 100  # the rest is told as one that is no key=value
 FIELDS = (*_COUNTS, *_POSITIVE, *_FLAGS, "seed")
 
 # LlamaConfig's defaults where two fields must fit each other.
@@ -42,7 +43,7 @@ def parse_random_model(text: str) -> dict[str, int | float | bool]:
     """
     fields: dict[str, int | float | bool] = {}
     problems = []
-    for pair in text.removeprefix(RANDOM_PREFIX).split(","):
+    for pair in text.removeprefix(RANDOM_PREFIX).split(",", _MOST_PAIRS):
         key, equals, value_text = (part.strip() for part in pair.partition("="))
         if not equals:
             problems.append(f"has {pair!r} where key=value should be")

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from heterotune.config.cross_checks import cross_field_problems
 from heterotune.config.deepspeed_json import NO_DEEPSPEED
 from heterotune.config.field_types import (
+    LARGEST_LIST,
     Count,
     CountOrZero,
     Flag,
@@ -65,7 +66,7 @@ class FleetEntry(Section):
     """Clients of this model type, at least 1."""
     siblings_of: Name | None = None
     """Name of the entry whose model this one was depth-pruned from; null = not a sibling."""
-    layers: tuple[CountOrZero, ...] | None = None
+    layers: Annotated[tuple[CountOrZero, ...], Field(max_length=LARGEST_LIST)] | None = None
     """Original numbers of a sibling's layers, strictly increasing; null = the model folder says."""
     adapter_rank: Count | None = None
     """LoRA rank for this model type, at least 1; null = the strategy's."""
@@ -216,7 +217,7 @@ class ChunkConfig(Section):
 
     clients: Count | Literal["auto"] = "auto"
     """Clients per chunk, at least 1; "auto" = picked for each model type by a short measurement."""
-    of_type: dict[Name, Count] = {}
+    of_type: Annotated[dict[Name, Count], Field(max_length=LARGEST_LIST)] = {}
     """Clients per chunk of single model types, instead of `clients`; config.yaml of a run says what "auto" picked."""
     max_clients: Count = 32
     """Largest chunk that "auto" may pick, at least 1."""
@@ -288,8 +289,8 @@ class RunConfig(Section):
     """Keep each rank to its share of a node's cores; "auto" = inside a batch job, where nobody else uses them."""
     watchdog_seconds: Count = 600
     """Longest wait for another rank in seconds, at least 1; then the run fails."""
-    fleet: Annotated[tuple[FleetEntry, ...], Field(min_length=1)]
-    """The model types, at least one, with unique names."""
+    fleet: Annotated[tuple[FleetEntry, ...], Field(min_length=1, max_length=LARGEST_LIST)]
+    """The model types, 1 to 1000, with unique names."""
     data: DataConfig
     """Which text the clients hold."""
     cohort: CohortConfig = CohortConfig(fraction=1.0)
@@ -298,7 +299,7 @@ class RunConfig(Section):
     """What a client does in one round."""
     strategy: StrategyName = "heterotune"
     """The federated method."""
-    compare_with: tuple[StrategyName, ...] = ()
+    compare_with: Annotated[tuple[StrategyName, ...], Field(max_length=LARGEST_LIST)] = ()
     """Other methods to run afterwards on the same fleet, each once."""
     heterotune: HeterotuneOptions = HeterotuneOptions()
     """Options of the heterotune strategy."""

@@ -13,6 +13,7 @@ import yaml
 from heterotune.errors import ConfigError
 
 _TAG = "tag:yaml.org,2002:"
+_DEEPEST = 50  # a run needs four levels
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 # Order matters: the first pattern that fits wins.
 _CORE_SCHEMA = (
@@ -44,6 +45,7 @@ class _RunLoader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.repeated: list[tuple[str, int]] = []
+        self._depth = 0
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
         """Build a dict, noting every key that is written twice."""
@@ -55,6 +57,22 @@ class _RunLoader(yaml.SafeLoader):
                     self.repeated += [(key.value, key.start_mark.line + 1)] if name in seen else []
                     seen.add(name)
         return super().construct_mapping(node, deep=deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Read a node, unless it is deeper than any run is."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"nested more than {_DEEPEST} levels deep", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse merge keys: the core schema has none, and merges of merges fill the memory from a few lines."""
+        for key, _ in node.value:
+            if key.tag == _TAG + "merge":
+                raise yaml.constructor.ConstructorError(None, None, "merge keys are not supported", key.start_mark)
 
     def construct_number(self, node: yaml.Node) -> int | float:
         """Build an int or float as the core schema spells them."""
@@ -125,8 +143,8 @@ def read_yaml(text: str, origin: str) -> tuple[Any, list[str]]:
     except yaml.YAMLError as error:
         why = " ".join(str(error).split())
         raise ConfigError([f"{origin}: not readable as YAML: {why}. Correct the text there."]) from None
-    except RecursionError:
-        raise ConfigError([f"{origin}: nested too deeply. A run needs at most four levels."]) from None
+    except (ValueError, OverflowError) as error:  # PyYAML's own, for an escape such as "\\UFFFFFFFF"
+        raise ConfigError([f"{origin}: not readable as YAML: {error}. Correct the text there."]) from None
     repeated = [
         f"{origin}, line {line}: the key {key!r} is already given above. Keep one of the two."
         for key, line in loader.repeated

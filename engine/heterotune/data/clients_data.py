@@ -58,6 +58,9 @@ def build_federated_data(
             to evaluate on.
     """
     parts = partition(load_corpus(data), num_clients, data.partition, seed=run_seed)
+    empty = tuple(client_id for client_id, documents in enumerate(parts) if not documents)
+    if empty and data.empty_client == "error":  # before the others are tokenised
+        raise DataError(_empty_message(empty, parts, data))
     splits = [
         _split(_client_rows(documents, data, tokenizer, client_id, run_seed), data, client_id, run_seed)
         for client_id, documents in enumerate(parts)
@@ -100,6 +103,8 @@ def build_public_rows(data: DataConfig, tokenizer: TextTokenizer, *, num_tokens:
 def _client_rows(
     documents: Sequence[Document], data: DataConfig, tokenizer: TextTokenizer, client_id: int, run_seed: int
 ) -> Rows:
+    if not documents:
+        return make_rows([], tokenizer, max_tokens=data.max_tokens)
     order = generator(run_seed, NO_ROUND, client_id, "documents").permutation(len(documents))
     max_rows = data.max_rows_per_client
     if max_rows is not None:  # it limits the training rows; those that will be held out come on top
@@ -109,6 +114,8 @@ def _client_rows(
 
 def _split(rows: Rows, data: DataConfig, client_id: int, run_seed: int) -> tuple[Rows, Rows]:
     """Return training rows and held-out rows, each in the order of the text."""
+    if not len(rows):
+        return rows, rows
     num_heldout = max(1, round(data.heldout_fraction * len(rows))) if len(rows) > 1 else 0
     order = generator(run_seed, NO_ROUND, client_id, "heldout").permutation(len(rows))
     heldout, train = np.sort(order[:num_heldout]), np.sort(order[num_heldout:])

@@ -33,7 +33,7 @@ def test_deepspeeds_own_groups_are_for_one_copy(run, tmp_path):
     path.write_text(write_yaml(run | {"backbone": {"ds_config": str(ds_config)}}))
     assert load_run(path).backbone.group == "world"
     with pytest.raises(
-        ConfigError, match="backbone.group = node and zero_hpz_partition_size = 2 .*Drop one of the two"
+        ConfigError, match="backbone.group = 'node' and zero_hpz_partition_size = 2 .*Drop one of the two"
     ):
         load_run(path, ["backbone.group=node"])
 

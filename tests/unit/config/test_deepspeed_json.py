@@ -121,7 +121,7 @@ CASES = [
     (
         "zero_optimization.max_reuse_distance",
         True,
-        "zero_optimization.max_reuse_distance = True is not an integer of at ",
+        "zero_optimization.max_reuse_distance = true is not an integer of at ",
     ),
     (
         "zero_optimization.offload_param",

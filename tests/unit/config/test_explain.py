@@ -99,7 +99,7 @@ def test_missing_keys_are_described():
     assert caught.value.problems == (
         "name is missing. Add it: Start of the run folder's name; letters, digits, dots, dashes, underscores.",
         "rounds is missing. Add it: Federation rounds, at least 1.",
-        "fleet is missing. Add it: The model types, at least one, with unique names.",
+        "fleet is missing. Add it: The model types, 1 to 1000, with unique names.",
         "data is missing. Add it: Which text the clients hold.",
     )
 

@@ -67,7 +67,7 @@ def test_nan_is_a_float():
         ("a: !!bool x", "t, line 1, column 4: not readable as YAML: this is not true or false"),
         ("a: " + "9" * 5000, "t, line 1, column 4: not readable as YAML: this is no number"),
         ("a: \x07", "t: not readable as YAML: unacceptable character"),
-        ("[" * 5000, "t: nested too deeply. A run needs at most four levels."),
+        ("[" * 5000, "t, line 1, column 51: not readable as YAML: nested more than 50 levels deep."),
     ],
 )
 def test_unreadable_text_names_the_place(text, place):
