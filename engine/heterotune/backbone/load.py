@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from heterotune.backbone.frozen_lm import FrozenLM
 from heterotune.backbone.groups import spell_ranks
-from heterotune.backbone.mapped import map_model
+from heterotune.backbone.mapped import llama_config, map_model
 from heterotune.errors import ModelError
 from heterotune.fleet.model_types import ModelType
 
@@ -140,12 +141,15 @@ def read_model(model_type: ModelType, dtype: str) -> LlamaForCausalLM:
     try:
         lm, report = LlamaForCausalLM.from_pretrained(
             source.folder,
+            config=llama_config(source),
             dtype=DTYPES[dtype],
             local_files_only=True,
             output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
             attn_implementation="sdpa",
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"{model_type.name}: the weights in {source.folder} cannot be loaded ({error}).") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{model_type.name}: {source.folder} lacks the weights {', '.join(missing[:4])} ...")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from heterotune.errors import DataError
+from heterotune.plain_files import in_home, is_folder, is_plain_file
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 _EMPTY_LINES = re.compile(r"\n[ \t]*\n\s*")
@@ -36,10 +37,10 @@ def read_tables(source: str, *, setting: str) -> tuple[Table, ...]:
     Raises:
         DataError: If it is missing, of an unknown or mixed kind, unreadable, or cannot be fetched.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = in_home(source)
+    if is_folder(path):
         return _read_files(_files_in(path, setting), path, setting)
-    if path.is_file():
+    if is_plain_file(path):
         if path.suffix.lower() not in BUILDERS:
             raise DataError(f"{setting} = {source}: not a {_kinds()} file. Convert it to one of these.")
         return _read_files([path], path.parent, setting)
@@ -53,7 +54,7 @@ def _kinds() -> str:
 
 
 def _files_in(folder: Path, setting: str) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in BUILDERS and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in BUILDERS and is_plain_file(path))
     if not files:
         raise DataError(f"{setting} = {folder}: the folder holds no {_kinds()} file.")
     kinds = sorted({BUILDERS[file.suffix.lower()] for file in files})

@@ -14,7 +14,9 @@ from tokenizers import Tokenizer
 from heterotune.errors import DataError, ModelError
 from heterotune.fleet.model_source import EMBEDDED_PREFIX, RANDOM_PREFIX, embedded_root
 from heterotune.fleet.model_types import ModelType
+from heterotune.plain_files import MAX_JSON_BYTES, in_home, is_folder, is_plain_file, read_small_text
 
+_MAX_TOKENIZER_BYTES = 256 << 20  # the largest vocabularies in use take about 35 MB
 _EOS_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<|eot_id|>", "<eos>")
 
 
@@ -115,8 +117,8 @@ def _reference_of(model_type: ModelType) -> str | Path:
 def _find(reference: str) -> Path:
     if reference.startswith((EMBEDDED_PREFIX, RANDOM_PREFIX)):
         return embedded_root()
-    path = Path(reference).expanduser()
-    if path.exists():
+    path = in_home(reference)
+    if is_folder(path) or is_plain_file(path):
         return path
     if reference.startswith((".", "/", "~")) or reference.count("/") != 1 or path.suffix == ".json":
         raise DataError(f"{reference}: no such tokenizer. Give data.tokenizer a folder, a tokenizer.json or a hub id.")
@@ -132,12 +134,12 @@ def _find(reference: str) -> Path:
 def _read_backend(path: Path) -> Tokenizer:
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        if file.is_file():
-            return Tokenizer.from_file(str(file))
+        if is_plain_file(file):
+            return Tokenizer.from_str(read_small_text(file, _MAX_TOKENIZER_BYTES))
         # Older LLaMA folders hold a SentencePiece model only; transformers knows how to convert it.
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(path, local_files_only=True).backend_tokenizer
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False).backend_tokenizer
     except Exception as error:  # tokenizers raises bare Exception
         raise DataError(f"{path}: the tokenizer cannot be read ({error}).") from error
 
@@ -147,8 +149,18 @@ def _read_settings(folder: Path) -> Mapping[str, Any]:
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            settings |= json.loads((folder / name).read_text(encoding="utf-8"))
+            settings |= _read_json_object(folder / name)
     return settings
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_small_text(path, MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds no JSON object, but {type(content).__name__}.")
+    return content
 
 
 def _token_id(backend: Tokenizer, token: Any) -> int | None:

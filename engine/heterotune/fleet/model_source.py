@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heterotune.config.explain import shown
 from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
 from heterotune.errors import ModelError
+from heterotune.plain_files import MAX_JSON_BYTES, is_folder, is_plain_file, read_small_text
 
 EMBEDDED_PREFIX = "embedded:"
 _RANDOM_DEFAULTS = {
@@ -64,8 +66,12 @@ def resolve_model(reference: str) -> ModelSource:
         return _random_model(reference)
     folder = _folder_of(reference, _download)
     llama = _read_llama_config(reference, folder)
-    if not list(folder.glob("*.safetensors")):
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
         raise ModelError(f"{reference}: {folder} holds no *.safetensors file.")
+    for file in weights:
+        if not is_plain_file(file):
+            raise ModelError(f"{reference}: {file} is not a regular file. Replace or remove it.")
     return ModelSource(reference, folder, llama)
 
 
@@ -94,11 +100,11 @@ def _random_model(reference: str) -> ModelSource:
 def _folder_of(reference: str, from_hub: Callable[[str], Path]) -> Path:
     if reference.startswith(EMBEDDED_PREFIX):
         folder = embedded_root() / reference.removeprefix(EMBEDDED_PREFIX)
-        if not (folder / "config.json").is_file():
+        if "/" in reference or not is_plain_file(folder / "config.json"):
             names = sorted(path.parent.name for path in embedded_root().glob("*/config.json"))
             raise ModelError(f"{reference}: no such embedded model. There are: {', '.join(names)}.")
         return folder
-    if Path(reference).is_dir():
+    if is_folder(Path(reference)):
         return Path(reference)
     if reference.startswith((".", "/", "~")) or reference.count("/") != 1:
         raise ModelError(
@@ -138,12 +144,15 @@ def _download(hub_id: str) -> Path:
 def _read_llama_config(reference: str, folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        llama = json.loads(path.read_text(encoding="utf-8"))
+        llama = json.loads(read_small_text(path, MAX_JSON_BYTES))
     except FileNotFoundError as error:
         raise ModelError(f"{reference}: {path} is missing; a model folder needs its config.json.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ModelError(f"{reference}: {path} cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{reference}: {path} is not readable JSON ({error}).") from error
     if not isinstance(llama, dict) or llama.get("model_type") != "llama":
         kind = llama.get("model_type") if isinstance(llama, dict) else type(llama).__name__
-        raise ModelError(f"{reference}: model_type is {kind!r}, not 'llama'. heterotune federates LLaMA models.")
+        told = f"model_type is {shown(kind)}, not 'llama'. heterotune federates LLaMA models."
+        raise ModelError(f"{reference}: {told}")
     return llama

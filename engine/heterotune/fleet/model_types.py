@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from heterotune.config.explain import shown
+from heterotune.config.field_types import LARGEST_COUNT
 from heterotune.config.schema import FleetEntry
 from heterotune.errors import ModelError
 from heterotune.fleet.model_source import ModelSource, resolve_model
@@ -12,6 +15,7 @@ from heterotune.fleet.model_source import ModelSource, resolve_model
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
 ALL_LINEARS = ATTENTION_LINEARS + MLP_LINEARS
+DEEPEST = 100_000  # layers; each has an entry in tables
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,11 @@ def read_model_types(
 
 def _model_type(index: int, entry: FleetEntry, source: ModelSource) -> ModelType:
     llama = source.llama
-    try:
-        width, inner, num_layers = llama["hidden_size"], llama["intermediate_size"], llama["num_hidden_layers"]
-        heads, vocab_size = llama["num_attention_heads"], llama["vocab_size"]
-    except KeyError as error:
-        raise ModelError(f"{source.reference}: its config.json has no {error}.") from error
-    head_dim = llama.get("head_dim") or width // heads
+    width, inner, vocab_size = (_count(source, key) for key in ("hidden_size", "intermediate_size", "vocab_size"))
+    heads, num_layers = _count(source, "num_attention_heads"), _count(source, "num_hidden_layers", DEEPEST)
+    head_dim = _count_or(source, "head_dim", max(1, width // heads))
     query_width = heads * head_dim
-    key_width = (llama.get("num_key_value_heads") or heads) * head_dim
+    key_width = _count_or(source, "num_key_value_heads", heads) * head_dim
     shapes = {
         "q_proj": (query_width, width),
         "k_proj": (key_width, width),
@@ -107,12 +108,39 @@ def _model_type(index: int, entry: FleetEntry, source: ModelSource) -> ModelType
         width=width,
         num_layers=num_layers,
         vocab_size=vocab_size,
-        original_layers=tuple(entry.layers or llama.get("original_layers") or range(num_layers)),
+        original_layers=tuple(entry.layers or _original_layers(source) or range(num_layers)),
         family=entry.siblings_of or entry.name,
         linear_shapes=shapes,
         num_parameters=num_layers * per_layer + embeddings + width,
         adapter_rank=entry.adapter_rank,
     )
+
+
+def _count(source: ModelSource, key: str, largest: int = LARGEST_COUNT) -> int:
+    """Return a count of the model's configuration, which may be anybody's file."""
+    if key not in source.llama:
+        raise ModelError(f"{source.reference}: its config.json has no {key!r}.")
+    value = source.llama[key]
+    if type(value) is not int or not 1 <= value <= largest:
+        raise ModelError(f"{source.reference}: {key} = {shown(value)} is no integer from 1 to {largest}.")
+    return value
+
+
+def _count_or(source: ModelSource, key: str, default: int) -> int:
+    """Return a count that may be missing or null."""
+    return default if source.llama.get(key) is None else _count(source, key)
+
+
+def _original_layers(source: ModelSource) -> list[int] | None:
+    """Return the numbers of a pruned model's layers in the whole one, None if it says nothing of them."""
+    layers = source.llama.get("original_layers")
+    if layers is None:
+        return None
+    is_list = isinstance(layers, list) and all(type(layer) is int and 0 <= layer < DEEPEST for layer in layers)
+    if not is_list or any(a >= b for a, b in pairwise(layers)):
+        told = f"original_layers = {shown(layers)} is no strictly increasing list of layer numbers"
+        raise ModelError(f"{source.reference}: {told} below {DEEPEST}.")
+    return layers
 
 
 def _sibling_problems(fleet: Sequence[FleetEntry], model_types: Sequence[ModelType]) -> list[str]:
