@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from heterotune.checkpoint_manifest import read_manifest, read_tensors
 from heterotune.errors import CheckpointError
-from heterotune.file_digests import KnownFiles, describe, to_disk
+from heterotune.file_digests import KnownFiles, to_disk
 from heterotune.run_folder import CHECKPOINTS_FOLDER, MANIFEST_FILE
 
 VERSION = 1
@@ -59,6 +60,18 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
     clients: Path
+
+    def tensor(self, name: str, *, like: Tensor) -> Tensor:
+        """Return a saved value that must have another's shape and dtype.
+
+        Raises:
+            CheckpointError: If it is not there, or differs.
+        """
+        value = self.tensors[name]
+        if value.shape != like.shape or value.dtype != like.dtype:
+            told = f"{name} is {tuple(value.shape)} {value.dtype}, not {tuple(like.shape)} {like.dtype}"
+            raise CheckpointError(f"{self.clients.parent}: {told}; it is not of this run.")
+        return value
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
@@ -190,17 +203,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: If a file is missing, was changed, or is of a version that this program does not know.
     """
-    try:
-        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-        version, round_number, facts, files = (manifest[key] for key in ("version", "round", "facts", "files"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: {MANIFEST_FILE} cannot be read ({error!r}).") from error
-    if version != VERSION:
-        raise CheckpointError(f"{path}: written in version {version} of the format; this program reads {VERSION}.")
-    for name, described in files.items():
-        if not (path / name).is_file() or describe(path / name) != described:
-            raise CheckpointError(f"{path}: {name} is missing or not what was written.")
-    return Checkpoint(round_number, load_file(path / _STATE_FILE), facts, path / _CLIENTS)
+    manifest = read_manifest(path, VERSION)
+    return Checkpoint(manifest.round_number, read_tensors(path / _STATE_FILE), manifest.facts, path / _CLIENTS)
 
 
 def link_files(source: Path, target: Path) -> None:

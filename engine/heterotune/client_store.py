@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout, initial_value
 from heterotune.checkpoint import link_files
+from heterotune.checkpoint_manifest import read_tensors
+from heterotune.errors import CheckpointError
 
 _RESIDUAL = "residual"
 
@@ -33,8 +36,8 @@ class ClientStore:
         if not personal:
             return {}
         path = self._path(client_id)
-        if path.exists():
-            return load_file(path)
+        if os.path.lexists(path):
+            return _checked(read_tensors(path), {spec.name: spec.shape for spec in personal}, path)
         return {
             spec.name: torch.from_numpy(
                 initial_value(spec, run_seed=self._run_seed, client_id=client_id, name=spec.name)
@@ -53,7 +56,9 @@ class ClientStore:
     def load_residual(self, client_id: int, num_elements: int) -> Tensor:
         """Return what a client has not sent yet, float32, shape (elements,); zeros if it never took part."""
         path = self._residual_path(client_id)
-        return load_file(path)[_RESIDUAL] if path.exists() else torch.zeros(num_elements)
+        if not os.path.lexists(path):
+            return torch.zeros(num_elements)
+        return _checked(read_tensors(path), {_RESIDUAL: (num_elements,)}, path)[_RESIDUAL]
 
     def save_residual(self, client_id: int, residual_P: Tensor) -> None:
         """Keep what a client has not sent yet, for its next update."""
@@ -83,3 +88,13 @@ def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
     unfinished = path.with_suffix(".unfinished")
     save_file(tensors, unfinished)
     os.replace(unfinished, path)
+
+
+def _checked(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], path: Path) -> dict[str, Tensor]:
+    """Return a client's tensors if they have the shapes of this run; a file in a run folder may be anybody's."""
+    for name, shape in shapes.items():
+        value = tensors[name]
+        if tuple(value.shape) != tuple(shape) or value.dtype != torch.float32:
+            told = f"{name} is {tuple(value.shape)} {value.dtype}, not {tuple(shape)} torch.float32"
+            raise CheckpointError(f"{path}: {told}; it is not of this run.")
+    return {name: tensors[name] for name in shapes}

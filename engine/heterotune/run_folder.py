@@ -14,7 +14,8 @@ from typing import Any
 
 from heterotune.config.load import dump_run
 from heterotune.config.schema import RunConfig
-from heterotune.errors import LaunchError
+from heterotune.errors import CheckpointError, LaunchError
+from heterotune.plain_files import read_small_text
 
 CONFIG_FILE = "config.yaml"
 STATUS_FILE = "status.json"
@@ -33,6 +34,7 @@ PROGRESS_FOLDER = "progress"
 """What is finished of a round in progress: `progress/round-000011/`."""
 GROWING_FILES = (METRICS_FILE, LEDGER_FILE, TRAFFIC_FILE, MEMORY_FILE)
 _MAX_SAME_SECOND = 1000
+_MAX_OBJECT_BYTES = 256 << 20  # a summary grows with the rounds
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,19 @@ class RunFolder:
         return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
 
     def cut_back(self, positions: Mapping[str, int]) -> None:
-        """Shorten the files that grow to what they were; a file that is not named becomes empty."""
+        """Shorten the files that grow to what they were; a file that is not named becomes empty.
+
+        Raises:
+            CheckpointError: If a file is shorter than that: its lines are gone, and zeros are no lines.
+        """
         for name in GROWING_FILES:
-            path = self.path / name
+            path, position = self.path / name, positions.get(name, 0)
+            num_bytes = path.stat().st_size if path.exists() else 0
+            if type(position) is not int or not 0 <= position <= num_bytes:
+                told = f"it has {num_bytes} bytes and had {position!r:.40} when the checkpoint was written"
+                raise CheckpointError(f"{path}: {told}. Bring the file back, or remove the newest checkpoint.")
             if path.exists():
-                os.truncate(path, positions.get(name, 0))
+                os.truncate(path, position)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -203,11 +213,11 @@ class RunFolder:
         """Return the last status, or None before the first one."""
         return _read_object(self.status_folder / STATUS_FILE)
 
-    def record_failure(self, mpi_rank: int, text: str) -> bool:
+    def record_failure(self, mpi_rank: int | None, text: str) -> bool:
         """Keep the traceback of the rank that fails first.
 
         Args:
-            mpi_rank: Who failed.
+            mpi_rank: Who failed; None = not a rank, but what started them.
             text: Its traceback.
 
         Returns:
@@ -224,13 +234,17 @@ class RunFolder:
         return True
 
     def read_failure(self) -> dict[str, Any] | None:
-        """Return {"mpi_rank", "text"} of the rank that failed first, or None."""
+        """Return {"mpi_rank", "text"} of what failed first, or None; "mpi_rank" is null for the ranks' launcher."""
         return _read_object(self.status_folder / FAILURE_FILE)
 
     def first_failure_text(self) -> str | None:
         """Return who failed first and its traceback, or None if no rank left one."""
         failure = self.read_failure()
-        return None if failure is None else f"MPI rank {failure['mpi_rank']} failed:\n{failure['text'].rstrip()}"
+        if failure is None:
+            return None
+        text, who = failure["text"].rstrip(), f"MPI rank {failure['mpi_rank']}"
+        names_it = failure["mpi_rank"] is None or text.startswith(who)
+        return text if names_it else f"{who} failed:\n{text}"
 
     def _append(self, name: str, entries: Iterable[Mapping[str, Any]]) -> None:
         lines = "".join(json.dumps(_finite(entry), allow_nan=False) + "\n" for entry in entries)
@@ -254,7 +268,11 @@ def _make_new(output: Path, stem: str) -> Path:
 def _write_temporary(path: Path, text: str) -> Path:
     """Write beside `path`, under a name that no other process uses."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+    except OSError:  # a full disk must not keep the half of it
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
 
 
@@ -264,9 +282,14 @@ def _write_atomic(path: Path, text: str) -> None:
 
 def _read_object(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small_text(path, _MAX_OBJECT_BYTES))
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise LaunchError(f"{path}: cannot be read as JSON ({error}). Remove it.") from error
+    if not isinstance(content, dict):
+        raise LaunchError(f"{path}: holds no JSON object. Remove it.")
+    return content
 
 
 def _finite(value: Any) -> Any:

@@ -256,7 +256,9 @@ class Simulation:
         """Take over a saved state."""
         self.rounds_done, self.pass_seconds = saved.round_number, saved.facts["pass_seconds"]
         self.checkpoints.go_on_from(saved)
-        self.adapters.values = {key: saved.tensors[f"values/{key}"] for key in self.adapters.values}
+        self.adapters.values = {
+            key: saved.tensor(f"values/{key}", like=value) for key, value in self.adapters.values.items()
+        }
         self.downlink.known_clients = set(saved.tensors["known_clients"].tolist())
 
     def _align(self) -> list[HeadFrame]:
