@@ -6,6 +6,7 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -13,18 +14,21 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import psutil
 
 from heterotune.collective.channel import ROOT, Channel
+from heterotune.collective.watchdog import watchdog
 from heterotune.config.deepspeed_json import NO_DEEPSPEED
 from heterotune.config.load import load_run
 from heterotune.config.schema import RunConfig
 from heterotune.errors import PREEMPTED, HeterotuneError, RunStopped
 from heterotune.launching.environment import LaunchEnvironment, choose_channel_kind, read_environment
 from heterotune.launching.placement import gpu_index, settle
+from heterotune.launching.rank_processes import stopped_ranks, watch_parent
 from heterotune.launching.stopping import StopRequest, forget_earlier_request
 from heterotune.launching.worker_environment import gpu_is_usable, num_threads, worker_variables
 from heterotune.profiling.timing import Stopwatch
@@ -43,13 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mpi_rank = 0
     stop = StopRequest()
     stop.listen()
+
+    def tell_end(text: str) -> None:
+        _tell(terminal, folder, mpi_rank, text)
+
     try:
         environment = read_environment(os.environ)
         mpi_rank = environment.declared_rank
+        if _is_under_mpi(environment):
+            watch_parent(lambda text: _leave(tell_end, text))
         config = load_run(options.run_file, options.overrides)
         gpu = gpu_is_usable()
         os.environ |= worker_variables(os.environ, threads_per_rank=config.threads_per_rank, has_gpu=gpu)
-        channel = _open_channel(environment, config)
+        channel = _open_channel(environment, config, tell_end)
         mpi_rank = channel.mpi_rank
         folder = _open_folder(options.run_dir, config, channel)
         if mpi_rank == ROOT and options.run_dir is None:
@@ -58,9 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _log_to(folder.log_path(mpi_rank), also=terminal if mpi_rank == ROOT else None)
             environment = _settle(config, channel, environment)
             _run(config, channel, environment, folder, resume=options.resume, stop_wanted=stop.wanted)
+        _end_in_time(environment, config.watchdog_seconds)
         channel.close()
     except RunStopped as error:
-        return _stop(terminal, channel, str(error))
+        return _stop(terminal, channel, str(error), partial(_end_in_time, environment, config.watchdog_seconds))
     except HeterotuneError as error:
         return _fail(terminal, environment, folder, mpi_rank, str(error), error.exit_code)
     except Exception as error:
@@ -78,16 +89,23 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _open_channel(environment: LaunchEnvironment, config: RunConfig) -> Channel:
+def _open_channel(environment: LaunchEnvironment, config: RunConfig, tell_end: Callable[[str], None]) -> Channel:
+    """Meet the other ranks, and end the job, now and later, if they do not come in time."""
     from heterotune.collective.opening import open_channel
+
+    def tell_stuck(what: str) -> None:
+        others = " ".join(stopped_ranks()) or "Another rank is stuck or gone."
+        tell_end(f"{what} was not done after {config.watchdog_seconds} seconds. {others}")
 
     def mpi_world_size() -> int:
         from heterotune.collective import mpi
 
         return mpi.mpi_world_size()
 
-    kind = choose_channel_kind(environment, mpi_world_size)
-    return open_channel(kind, watchdog_seconds=config.watchdog_seconds)
+    what, limit_seconds = "the start of MPI", config.watchdog_seconds
+    with watchdog(limit_seconds, what, lambda: _leave(tell_stuck, what)):  # one that leaves ends all: mpirun sees to it
+        kind = choose_channel_kind(environment, mpi_world_size)
+    return open_channel(kind, watchdog_seconds=limit_seconds, on_stuck=tell_stuck)
 
 
 def _open_folder(run_dir: Path | None, config: RunConfig, channel: Channel) -> RunFolder:
@@ -193,9 +211,10 @@ def _join(config: RunConfig, channel: Channel, device_index: int) -> None:
     )
 
 
-def _stop(terminal: TextIO, channel: Channel, text: str) -> int:
+def _stop(terminal: TextIO, channel: Channel, text: str, limit_the_end: Callable[[], None]) -> int:
     """Say that the run stopped as it was asked to. Every rank comes here; none leaves before the last has saved."""
     channel.barrier()
+    limit_the_end()
     if channel.mpi_rank == ROOT:
         terminal.write(f"{text}\n")
     channel.close()
@@ -211,18 +230,44 @@ def _fail(
     exit_code: int,
 ) -> int:
     """Say what happened, keep it in the run folder, and end the whole job: other ranks would wait for this one."""
-    if folder is not None:
-        with suppress(OSError):  # the folder's disk may be what failed
-            print(text, file=sys.stderr, flush=True)
-            folder.record_failure(mpi_rank, text)
-    terminal.write(_cause(folder, mpi_rank, text))
-    terminal.flush()
-    under_mpi = environment is not None and environment.launcher in ("openmpi", "mpich", "slurm")
-    if under_mpi and environment.declared_size > 1:
+    _tell(terminal, folder, mpi_rank, text)
+    if environment is not None and _is_under_mpi(environment):
         from heterotune.collective.mpi import abort
 
         abort(exit_code)
     return exit_code
+
+
+def _tell(terminal: TextIO, folder: RunFolder | None, mpi_rank: int, text: str) -> None:
+    """Write what ends this rank to its log, the run folder and the terminal, as far as they can be written."""
+    if folder is not None:
+        with suppress(OSError):  # the folder's disk may be what failed
+            print(text, file=sys.stderr, flush=True)
+            folder.record_failure(mpi_rank, text)
+    with suppress(OSError):  # the launcher that read it may be what is gone
+        terminal.write(_cause(folder, mpi_rank, text))
+        terminal.flush()
+
+
+def _leave(tell: Callable[[str], None], text: str) -> None:
+    """End this process from another thread, whatever the main one waits for."""
+    try:
+        tell(text)
+    finally:
+        os._exit(1)
+
+
+def _end_in_time(environment: LaunchEnvironment, seconds: float) -> None:
+    """Let the system end this process if leaving MPI takes too long: no thread of Python's lives that long."""
+    if not _is_under_mpi(environment):
+        return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _is_under_mpi(environment: LaunchEnvironment) -> bool:
+    """Return whether a launcher of MPI started several ranks."""
+    return environment.launcher in ("openmpi", "mpich", "slurm") and environment.declared_size > 1
 
 
 def _disk_text(error: Exception, folder: RunFolder | None) -> str:
@@ -237,7 +282,8 @@ def _cause(folder: RunFolder | None, mpi_rank: int, text: str) -> str:
     first = folder.read_failure() if folder is not None else None
     if first is None or first["mpi_rank"] == mpi_rank:
         return f"MPI rank {mpi_rank} failed: {text}\n"
-    return f"MPI rank {mpi_rank} ended with it. MPI rank {first['mpi_rank']} failed: {first['text']}\n"
+    who = "" if first["mpi_rank"] is None else f"MPI rank {first['mpi_rank']} failed: "
+    return f"MPI rank {mpi_rank} ended with it. {who}{first['text']}\n"
 
 
 if __name__ == "__main__":

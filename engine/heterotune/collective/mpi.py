@@ -6,7 +6,7 @@ Importing this module starts MPI, so import it only where a job over MPI is want
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import NoReturn
@@ -47,18 +47,26 @@ class MpiChannel:
 
     name = "mpi"
 
-    def __init__(self, *, watchdog_seconds: float | None = None, piece_bytes: int = MAX_PIECE_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        watchdog_seconds: float | None = None,
+        piece_bytes: int = MAX_PIECE_BYTES,
+        on_stuck: Callable[[str], object] = lambda what: None,
+    ) -> None:
         """Copy COMM_WORLD, so that no other library's messages mix with ours.
 
         Args:
             watchdog_seconds: A verb that takes longer aborts the whole job; None waits for ever.
             piece_bytes: The largest buffer per MPI call, at least 8; the same on every rank.
+            on_stuck: Told, from another thread, which verb took longer, before the job is aborted.
         """
         assert piece_bytes >= 8
         self._comm: MPI.Comm | None = MPI.COMM_WORLD.Dup()
         self._watchdog_seconds = watchdog_seconds
         self._piece_bytes = piece_bytes
         self._cached_items = min(piece_bytes, CACHED_PIECE_BYTES) // 8
+        self._on_stuck = on_stuck
         self.traffic = Traffic()
         self.mpi_rank = self._comm.Get_rank()
         self.num_ranks = self._comm.Get_size()
@@ -156,12 +164,19 @@ class MpiChannel:
         assert comm is not None, "the channel is closed"
         check_root(call.root, self.num_ranks)
         what = f"rank {self.mpi_rank}: {call.verb.name.lower()} over MPI"
-        limit = watchdog(self._watchdog_seconds, what, lambda: abort(1))
+        limit = watchdog(self._watchdog_seconds, what, lambda: self._give_up(what))
         with limit, self.traffic.counted(call.verb.name.lower()) as moved:
             call_NC = np.empty((self.num_ranks, CALL_WORDS), np.int64)
             comm.Allgather(call.row(), call_NC)
             check_agreement(call_NC)
             yield comm, call_NC[:, NUM_BYTES_WORD].tolist(), moved
+
+    def _give_up(self, what: str) -> None:
+        """Say what took too long, and end the job even if nobody can be told."""
+        try:
+            self._on_stuck(what)
+        finally:
+            abort(1)
 
 
 def _exchange(comm: MPI.Comm, moved: Moved, given: np.ndarray, to: int, got: np.ndarray, source: int) -> None:

@@ -16,13 +16,16 @@ import psutil
 from heterotune.errors import LaunchError
 from heterotune.launching.environment import LOCAL_LAUNCH_VARIABLE
 from heterotune.launching.mpirun import find_mpirun, mpirun_prefix, worker_command
+from heterotune.launching.rank_processes import end_session, killed_rank, signal_text
 from heterotune.launching.worker_environment import gpu_is_usable, usable_cores, worker_variables
-from heterotune.run_folder import RunFolder
+from heterotune.run_folder import FAILURE_FILE, RunFolder
 
 StatusWatcher = Callable[[dict[str, Any]], None]
 
 _POLL_SECONDS = 0.2
 _END_SECONDS = 10.0
+_ORPHAN_SECONDS = 3.0
+_FULL_DISK_BYTES = 1 << 16
 _TAIL_LINES = 40
 _LAUNCHER_VARIABLES = ("OMPI_", "PMIX_", "PMI_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "OMPI_ALLOW_")  # a user's settings of Open MPI, not traces of a job
@@ -96,6 +99,8 @@ def run_command(
         )
         try:
             code = _watch(job, run_folder, on_status)
+            if code != 0:
+                _record_signals(run_folder, Path(command[0]).name, code)
         finally:
             end_job(job)
     return 128 - code if code < 0 else code
@@ -104,6 +109,7 @@ def run_command(
 def end_job(job: subprocess.Popen) -> None:
     """End a job that may still run: mpirun passes SIGTERM on to its ranks; what is left after 10 seconds is killed."""
     if job.poll() is not None:
+        end_session(job.pid, _ORPHAN_SECONDS)  # an mpirun that was killed leaves its ranks behind
         return
     processes = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
     job.terminate()
@@ -119,8 +125,25 @@ def end_job(job: subprocess.Popen) -> None:
 
 def failure_text(run_folder: RunFolder) -> str:
     """Return why a job failed: the traceback of the first rank that did, else the end of the launcher's log."""
-    log = run_folder.launcher_log
-    return run_folder.first_failure_text() or f"The ranks ended without a traceback. The end of {log}:\n{_tail(log)}"
+    if text := run_folder.first_failure_text():
+        return text
+    log, disk = run_folder.launcher_log, os.statvfs(run_folder.path)
+    if disk.f_bavail * disk.f_frsize < _FULL_DISK_BYTES:  # then nobody could write why
+        return f"{run_folder.path}: No space left on device. Free space there, then go on with --resume."
+    return f"The ranks ended without a traceback. The end of {log}:\n{_tail(log)}"
+
+
+def _record_signals(run_folder: RunFolder, launcher: str, code: int) -> None:
+    """Keep which rank, or what started them, a signal ended: the dead cannot write it."""
+    killed = killed_rank(_tail(run_folder.launcher_log))
+    with suppress(OSError):  # the folder's disk may be full
+        if code < 0:  # what was started here; the ranks know no more than that it is gone
+            is_rank = launcher.startswith("python")
+            who = "MPI rank 0" if is_rank else f"{launcher}, which started the ranks,"
+            failure = {"mpi_rank": 0 if is_rank else None, "text": f"{who} {signal_text(-code)}"}
+            run_folder.write_json_atomic(FAILURE_FILE, failure)
+        elif killed is not None:
+            run_folder.record_failure(*killed)
 
 
 def _watch(job: subprocess.Popen, run_folder: RunFolder, on_status: StatusWatcher) -> int:

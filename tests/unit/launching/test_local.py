@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from heterotune.config.load import parse_run
+from heterotune.launching import local
 from heterotune.launching.local import end_job, failure_text, job_environment, run_command
 from heterotune.run_folder import RunFolder
 
@@ -45,6 +47,30 @@ def test_output_goes_to_the_log_and_the_status_to_the_watcher(folder: RunFolder)
 def test_exit_codes(folder: RunFolder) -> None:
     assert run_program("raise SystemExit(7)", folder) == 7
     assert run_program("import os; os.kill(os.getpid(), 9)", folder) == 137
+
+
+def test_what_a_signal_ended_is_named_because_the_dead_cannot(folder: RunFolder) -> None:
+    assert run_program("import os; os.kill(os.getpid(), 9)", folder) == 137
+    told = "MPI rank 0 was killed by signal 9 (SIGKILL). If nobody sent it, the system may have run out of memory."
+    assert failure_text(folder) == told
+    assert folder.read_failure() == {"mpi_rank": 0, "text": told}
+
+
+def test_a_rank_that_mpirun_names_and_a_killed_mpirun_are_the_cause(folder: RunFolder) -> None:
+    said = "prterun noticed that process rank 1 with PID 12 on node vm exited on signal 11 (Segmentation fault)."
+    folder.launcher_log.write_text(said)
+    local._record_signals(folder, "mpirun", 139)
+    assert failure_text(folder) == "MPI rank 1 was killed by signal 11 (SIGSEGV). It was process 12 on vm."
+    local._record_signals(folder, "mpirun", -9)
+    assert failure_text(folder).startswith("mpirun, which started the ranks, was killed by signal 9 (SIGKILL).")
+
+
+def test_a_full_disk_on_which_nobody_could_write_is_named(folder: RunFolder, monkeypatch) -> None:
+    full = SimpleNamespace(f_bavail=1, f_frsize=4096)
+    monkeypatch.setattr(local.os, "statvfs", lambda path: full)
+    assert failure_text(folder) == (
+        f"{folder.path}: No space left on device. Free space there, then go on with --resume."
+    )
 
 
 def test_a_recorded_failure_is_shown_with_its_rank(folder: RunFolder) -> None:
