@@ -86,7 +86,7 @@ def test_pickled_weights_are_never_read(folder, marker):
 
 def test_a_tokenizer_that_is_only_code_is_refused(folder, marker):
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(DataError, match="the tokenizer cannot be read"):
+    with pytest.raises(DataError, match="the tokenizer (cannot be read|has no end-of-sequence)"):
         load_tokenizer(folder)
     assert not marker.exists()
 
