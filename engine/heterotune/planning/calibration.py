@@ -58,9 +58,9 @@ class Calibration:
 
 
 CPU_CORE = Calibration(
-    name="one CPU core, fp32 (measured on a 2-core x86-64 machine, see docs/planning.md; network assumed)",
-    flops=3e10,
-    stream_bytes_per_second=8e9,
+    name="one CPU core, fp32 (measured on 2 cores of x86-64, docs/planning.md; gathers, NVMe and network assumed)",
+    flops=1e11,
+    stream_bytes_per_second=12e9,
     gather_bytes_per_second=1e9,
     nvme_bytes_per_second=2e9,
     link_gbps=100.0,
