@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,14 +108,16 @@ def draw(picture_file: Path, runs: Sequence[MethodRun], tables: Mapping[str, Seq
     _draw_losses(panels[0, 0], runs)
     fleet = [row for row in tables["communication"] if row["model_type"] == FLEET]
     bars = {row["method"]: (round_bytes(row), row["bytes_to_target"]) for row in fleet}
-    _draw_bars(panels[0, 1], bars, ("a round", "to the target loss"), "bytes of a client, both ways", 1)
+    _draw_bars(panels[0, 1], bars, ("a round", "to the target loss"), "bytes of a client, both ways", "log")
     bars = {row["method"]: (first_round_bytes(row),) for row in tables["wire"]}
-    _draw_bars(panels[1, 0], bars, (f"first round, {tables['wire'][0]['what']}",), "bytes of a client, both ways", 1)
+    _draw_bars(
+        panels[1, 0], bars, (f"first round, {tables['wire'][0]['what']}",), "bytes of a client, both ways", "log"
+    )
     rows = [row for row in tables["memory"] if row["kind"] == tables["memory"][-1]["kind"]]
     places = list(dict.fromkeys(row["what"] for row in rows))
     methods = dict.fromkeys(row["method"] for row in rows)
-    bars = {m: tuple(row["peak_bytes"] / 2**30 for row in rows if row["method"] == m) for m in methods}
-    _draw_bars(panels[1, 1], bars, places, f"peak of a rank, GiB ({rows[0]['kind']})", 0)
+    bars = {method: tuple(row["peak_bytes"] for row in rows if row["method"] == method) for method in methods}
+    _draw_bars(panels[1, 1], bars, places, f"peak of a rank ({rows[0]['kind']})", "linear")
     figure.savefig(picture_file, dpi=110)
     pyplot.close(figure)
 
@@ -138,15 +141,15 @@ def _draw_losses(axes: pyplot.Axes, runs: Sequence[MethodRun]) -> None:
 
 
 def _draw_bars(
-    axes: pyplot.Axes, bars: Mapping[str, Sequence[float]], labels: Sequence[str], title: str, log: bool | int
+    axes: pyplot.Axes, bars: Mapping[str, Sequence[float]], labels: Sequence[str], title: str, scale: str
 ) -> None:
     width = 0.8 / len(bars)
     for place, (method, heights) in enumerate(bars.items()):
         where = [number + place * width for number in range(len(heights))]
         drawn = axes.bar(where, heights, width * 0.95, label=method)
-        axes.bar_label(drawn, fmt="%.3g", fontsize=7)
-    axes.set_xticks([number + 0.4 - width / 2 for number in range(len(labels))], labels)
-    if log:
-        axes.set_yscale("log")
+        axes.bar_label(drawn, [format_bytes(height) for height in heights], fontsize=7)
+    middles = [number + 0.4 - width / 2 for number in range(len(labels))]
+    axes.set_xticks(middles, [textwrap.fill(label, 24) for label in labels])
+    axes.set_yscale(scale)
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
