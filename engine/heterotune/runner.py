@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +16,14 @@ from heterotune.backbone.load import pick_dtype
 from heterotune.checkpoint import checkpoint_name, read_checkpoint
 from heterotune.chunk_tuning import pick_chunk_clients
 from heterotune.collective.channel import ROOT, Channel
+from heterotune.collective.roll_call import nodes_of_ranks
 from heterotune.config.schema import RunConfig
 from heterotune.errors import CheckpointError
 from heterotune.federation import Federation, load_backbones
 from heterotune.journal import Journal
 from heterotune.memory_attribution import attribute_federation
+from heterotune.planning.cluster import Cluster
+from heterotune.planning.plan import PLANNED_STRATEGIES, estimate_memory
 from heterotune.preflight import CheckedRun, public_rows
 from heterotune.profiling.process_memory import ProcessMemory
 from heterotune.profiling.timing import Stopwatch
@@ -89,6 +94,7 @@ def run_strategies(
                 chunk_clients = pick_chunk_clients(simulation)
         if journal.is_root and part is parts[0]:
             folder.write_config(_with_chunks(federation, chunk_clients), environment(channel.name, channel.num_ranks))
+        journal.expect(_estimates(federation, part.strategy, chunk_clients))
         summaries[part.strategy] = _run_one(simulation, chunk_clients, startup)
         startup = Stopwatch()
     if channel.mpi_rank == ROOT:
@@ -96,6 +102,16 @@ def run_strategies(
         folder.write_summary({**summaries[config.strategy], "compare": compare})
         last = (config.strategy, *config.compare_with)[-1]
         folder.status({"state": "done", "strategy": last, "round": config.rounds, "rounds": config.rounds})
+
+
+def _estimates(federation: Federation, strategy: str, chunk_clients: dict[int, int]) -> dict[tuple[str, str], int]:
+    """Return what a plan of this run says of its memory; nothing where it cannot. Every rank must call this."""
+    nodes = Counter(nodes_of_ranks(federation.channel, os.environ))
+    if strategy not in PLANNED_STRATEGIES:
+        return {}
+    cluster = Cluster(nodes=len(nodes), ranks_per_node=max(nodes.values()), gpus_per_node=torch.cuda.device_count())
+    config = federation.config.model_copy(update={"strategy": strategy})
+    return estimate_memory(config, federation.model_types, cluster, chunk_clients)
 
 
 def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Stopwatch) -> dict[str, Any]:

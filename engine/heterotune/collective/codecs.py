@@ -32,6 +32,13 @@ class Codec:
     keeps_residual: bool = False
     """The sender adds what it could not send to its next update."""
 
+    def planned_bytes(self, num_elements: int, topk_share: float | None) -> int:
+        """Return the length of a payload before it is written."""
+        if self.is_sparse:
+            assert topk_share is not None, "how much a sparse format sends depends on the share"
+            return topk.planned_bytes(num_elements, topk_share)
+        return self.payload_bytes(num_elements, memoryview(b""))
+
 
 def _write_int8(values: np.ndarray, draw: np.random.Generator | None, share: float | None) -> bytes:
     assert draw is not None, "int8 rounds at random and needs a generator"

@@ -20,6 +20,7 @@ from heterotune.errors import WireError
 
 _COUNT = struct.Struct("<Q")
 _MAX_ELEMENTS = 1 << 32
+_SENT_BYTES = 8  # a place and a value
 
 
 def num_sent(num_elements: int, share: float) -> int:
@@ -27,9 +28,14 @@ def num_sent(num_elements: int, share: float) -> int:
     return min(num_elements, max(1, round(share * num_elements)))
 
 
+def planned_bytes(num_elements: int, share: float) -> int:
+    """Return the length of the payload in which a share of so many elements is sent."""
+    return _COUNT.size + _SENT_BYTES * num_sent(num_elements, share)
+
+
 def payload_bytes(payload: memoryview) -> int:
     """Return the length that a payload should have by what it says of itself."""
-    return _COUNT.size + (8 * _COUNT.unpack_from(payload)[0] if len(payload) >= _COUNT.size else 0)
+    return _COUNT.size + (_SENT_BYTES * _COUNT.unpack_from(payload)[0] if len(payload) >= _COUNT.size else 0)
 
 
 def write(values: np.ndarray, share: float) -> bytes:

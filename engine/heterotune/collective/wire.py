@@ -60,6 +60,11 @@ def encode(
     return b"".join((signed, _TAIL.pack(_checksum(signed, payload), 0), payload))
 
 
+def message_bytes(num_elements: int, codec: str, *, topk_share: float | None = None) -> int:
+    """Return how long `encode` makes the message of so many elements. For plans; the ledger counts real messages."""
+    return HEADER_BYTES + codec_named(codec).planned_bytes(num_elements, topk_share)
+
+
 def decode(data: bytes | memoryview, num_elements: int | None = None) -> np.ndarray:
     """Read one update. Allocates nothing before the header, the length and the checksum are found right.
 

@@ -17,8 +17,8 @@ def sums_bytes(shape: TypeShape) -> int:
 
 
 def update_bytes(shape: TypeShape) -> int:
-    """Return what combining a model type's update needs at the root: its mean, a row for CMGA, the change."""
-    return 3 * FLOAT64 * shape.layout.num_travelling
+    """Return what combining a model type's update needs: the change and the new values; means are where sums were."""
+    return (FLOAT64 + FP32) * shape.layout.num_travelling
 
 
 def common_elements(shapes: Sequence[TypeShape]) -> int:
@@ -32,11 +32,17 @@ def broadcast_bytes(shapes: Sequence[TypeShape]) -> int:
     return FP32 * (sum(shape.layout.num_travelling for shape in shapes) + common_elements(shapes))
 
 
-def kept_bytes(shapes: Sequence[TypeShape]) -> int:
-    """Return what every rank keeps: common values, the messages that carried them, frozen messages, its sums."""
+def kept_bytes(setting: Setting) -> int:
+    """Return what every rank keeps: common values, the messages that carried them, frozen messages, its sums.
+
+    Where every rank combines a slice: the sums once more, in the order of slices, and a row of all values.
+    """
+    shapes = setting.shapes
     frozen = sum(FP32 * sum(shape.frame_elements) for shape in shapes)
     messages = sum(FP32 * shape.layout.num_travelling for shape in shapes)
-    return FP32 * common_elements(shapes) + messages + frozen + sum(sums_bytes(shape) for shape in shapes)
+    sums, values = sum(sums_bytes(shape) for shape in shapes), FP32 * common_elements(shapes)
+    again = sums + values if setting.config.collective.topology == "sharded" else 0
+    return values + messages + frozen + sums + again
 
 
 def data_bytes(setting: Setting) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from heterotune.collective.wire import CODECS, HEADER_BYTES
+from heterotune.collective.codecs import codec_named
+from heterotune.collective.wire import message_bytes
+from heterotune.config.schema import CollectiveConfig
 from heterotune.fleet.clients import enlist_clients, sample_cohort
 from heterotune.planning.setting import Setting
 from heterotune.planning.shapes import TypeShape
@@ -13,13 +15,22 @@ from heterotune.planning.shapes import TypeShape
 FROZEN_CODEC = "fp32"
 
 
-def message_bytes(num_elements: int, codec: str) -> int:
-    """Return the bytes of a message: the wire's header and payload."""
-    return HEADER_BYTES + next(each for each in CODECS if each.name == codec).payload_bytes(num_elements)
+def up_bytes(shape: TypeShape, wire: CollectiveConfig) -> dict[str, int]:
+    """Return tensor group -> bytes of the message in which a client sends it."""
+    return {
+        group: message_bytes(part.stop - part.start, wire.wire, topk_share=wire.topk_share)
+        for group, part in shape.layout.group_columns.items()
+    }
 
 
-def group_bytes(shape: TypeShape, codec: str) -> dict[str, int]:
-    """Return tensor group -> bytes of its message, the same up and down."""
+def down_bytes(shape: TypeShape, wire: CollectiveConfig) -> dict[str, int]:
+    """Return tensor group -> bytes in which a client gets it: one message, or one a tensor in a format with blocks."""
+    codec = wire.picked_wire_down
+    if codec_named(codec).has_blocks:
+        sizes: Counter[str] = Counter()
+        for spec in shape.layout.travelling:
+            sizes[spec.group] += message_bytes(spec.num_elements, codec)
+        return dict(sizes)
     columns = shape.layout.group_columns
     return {group: message_bytes(part.stop - part.start, codec) for group, part in columns.items()}
 
@@ -60,19 +71,22 @@ class FederationBytes:
 
 def federation_bytes(setting: Setting) -> FederationBytes:
     """Return what the clients of a run send and get."""
-    codec = setting.config.collective.wire
+    wire, counts = setting.config.collective, setting.cohort_counts
     names = [each.name for each in setting.model_types]
-    groups = dict(zip(names, (group_bytes(shape, codec) for shape in setting.shapes), strict=True))
+    up = dict(zip(names, (up_bytes(shape, wire) for shape in setting.shapes), strict=True))
+    down = dict(zip(names, (down_bytes(shape, wire) for shape in setting.shapes), strict=True))
     once = dict(zip(names, (frozen_bytes(shape) for shape in setting.shapes), strict=True))
-    per_round = sum(sum(groups[names[place]].values()) * count for place, count in setting.cohort_counts.items())
+    round_up, round_down = (
+        sum(sum(groups[names[place]].values()) * count for place, count in counts.items()) for groups in (up, down)
+    )
     first = sum(sum(once[names[place]].values()) * count for place, count in _ever_taking_part(setting).items())
     return FederationBytes(
-        up=groups,
-        down=groups,
+        up=up,
+        down=down,
         down_once=once,
-        round_up_bytes=per_round,
-        round_down_bytes=per_round,
-        total_bytes=2 * per_round * setting.config.rounds + first,
+        round_up_bytes=round_up,
+        round_down_bytes=round_down,
+        total_bytes=(round_up + round_down) * setting.config.rounds + first,
         full_model_bytes={each.name: 4 * each.num_parameters for each in setting.model_types},
     )
 

@@ -62,7 +62,7 @@ def rank_memory(setting: Setting, mine: Sequence[Chunk], *, is_root: bool = True
     largest["load"] = _load(setting)
     largest["evaluate"] = _larger(*(_evaluate(setting, shape) for shape in setting.shapes))
     largest["gather"] = Counter({words.BUFFERS: sum(sums_bytes(shape) for shape in setting.shapes)})
-    largest["aggregate"] = Counter({words.BUFFERS: sum(update_bytes(s) for s in setting.shapes) * is_root})
+    largest["aggregate"] = Counter({words.BUFFERS: _combining(setting, is_root)})
     largest["broadcast"] = Counter({words.BUFFERS: broadcast_bytes(setting.shapes)})
     largest["checkpoint"] = Counter({words.BUFFERS: broadcast_bytes(setting.shapes) * is_root})
     phases = ("load", "evaluate", "train", "encode", "gather", "aggregate", "broadcast", "checkpoint")
@@ -124,7 +124,7 @@ def _static(setting: Setting) -> tuple[Components, Components]:
     runtime = chosen.runtime_bytes + chosen.mpi_bytes * (setting.cluster.num_ranks > 1)
     host: Components = Counter({words.RUNTIME: runtime + chosen.deepspeed_bytes * sharding.is_sharded})
     host[words.DATA] = data_bytes(setting)
-    host[words.BUFFERS] = kept_bytes(setting.shapes)
+    host[words.BUFFERS] = kept_bytes(setting)
     shards = sum(shard_elements(shape, sharding) for shape in setting.shapes) * wide
     compute: Components = Counter()
     if sharding.place in ("replica", "device"):
@@ -205,6 +205,14 @@ def _resident(setting: Setting, tensors: act.Tensors, tokens: int) -> int:
 
 def _grown(setting: Setting, num_bytes: int) -> int:
     return num_bytes if setting.cluster.has_gpus else round(num_bytes * setting.heap_factor)
+
+
+def _combining(setting: Setting, is_root: bool) -> int:
+    """Return what combining updates needs: all of it at the root, or a slice on every rank."""
+    whole = sum(update_bytes(shape) for shape in setting.shapes)
+    if setting.config.collective.topology == "sharded":
+        return whole // setting.cluster.num_ranks
+    return whole * is_root
 
 
 def _larger(*choices: Components) -> Components:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from heterotune.config.schema import RunConfig
+from heterotune.errors import ConfigError
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.planning.calibration import Calibration, load_calibration, returns_memory
 from heterotune.planning.client_bytes import FederationBytes, federation_bytes
@@ -17,6 +18,7 @@ from heterotune.planning.setting import ASSUMED_ROWS, Setting
 from heterotune.planning.time_model import RoundTime, Traffic, round_time, traffic
 
 JSON_VERSION = 1
+PLANNED_STRATEGIES = ("heterotune", "fedavg_lora")
 KIND_OF_PLACE = {"host": "host_resident", "pinned": "host_pinned", "nvme": "nvme", "gpu": "device_allocated"}
 
 
@@ -56,8 +58,12 @@ def setting_of(config: RunConfig, cluster: Cluster, calibration: Calibration) ->
     """Read the models' configurations, nothing else.
 
     Raises:
+        ConfigError: If the plan knows too little of the strategy.
         ModelError: If one is missing here or is no LLaMA; all problems in one message.
     """
+    if config.strategy not in PLANNED_STRATEGIES:
+        told = f"strategy = {config.strategy} cannot be planned: what training a whole model needs is not modelled"
+        raise ConfigError([f"{told}. Plan {' or '.join(PLANNED_STRATEGIES)}, or measure a round of it."])
     return Setting(config, read_model_types(config.fleet, describe), cluster, calibration, returns_memory())
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from heterotune.fleet.assignment import passes_in_lock_step
 from heterotune.fleet.chunks import Chunk
 from heterotune.planning.buffers import sums_bytes
-from heterotune.planning.client_bytes import group_bytes
+from heterotune.planning.client_bytes import down_bytes
 from heterotune.planning.setting import Setting
 from heterotune.planning.shapes import TypeShape
 
@@ -91,7 +91,7 @@ def traffic(setting: Setting, by_rank: Sequence[Sequence[Chunk]]) -> Traffic:
     """Return what a round moves between ranks."""
     several = setting.cluster.num_ranks > 1
     sums = sum(sums_bytes(setting.shapes[place]) for place, count in setting.cohort_counts.items() if count)
-    down = sum(sum(group_bytes(shape, setting.config.collective.wire).values()) for shape in setting.shapes)
+    down = sum(sum(down_bytes(shape, setting.config.collective).values()) for shape in setting.shapes)
     gathers = 0.0
     for place, shape in enumerate(setting.shapes):
         whole = shape.model_type.num_parameters * setting.dtype_bytes * _reads(setting)

@@ -9,12 +9,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from heterotune.collective.wire import CODECS, encode
+from heterotune.collective.codecs import CODECS
+from heterotune.collective.wire import encode, message_bytes
 from heterotune.config.load import load_run
 from heterotune.planning.calibration import CPU_CORE
-from heterotune.planning.client_bytes import federation_bytes, message_bytes
+from heterotune.planning.client_bytes import federation_bytes
 from heterotune.planning.cluster import Cluster
 from heterotune.planning.plan import setting_of
+from heterotune.randomness import generator
 
 ENGINE = Path(__file__).parents[3] / "engine"
 RUN = """
@@ -62,4 +64,5 @@ def test_a_message_is_as_long_as_the_wire_makes_it() -> None:
     import numpy as np
 
     for codec in CODECS:
-        assert message_bytes(1000, codec.name) == len(encode(np.zeros(1000, np.float32), codec.name))
+        message = encode(np.zeros(1000, np.float32), codec.name, generator(0, 0, 0, "wire"), topk_share=0.3)
+        assert message_bytes(1000, codec.name, topk_share=0.3) == len(message)

@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 
 from heterotune.cli import app
 from heterotune.config.load import parse_run
-from heterotune.errors import ModelError
+from heterotune.errors import ConfigError, ModelError
+from heterotune.planning.buffers import common_elements, kept_bytes, sums_bytes
 from heterotune.planning.calibration import A100, CPU_CORE
 from heterotune.planning.cluster import Cluster
 from heterotune.planning.fitting import lay_out
 from heterotune.planning.known_models import KNOWN_MODELS
+from heterotune.planning.memory_model import rank_memory
 from heterotune.planning.plan import estimate_memory, make_plan, setting_of
 from heterotune.planning.setting import Setting
 
@@ -214,3 +216,24 @@ def test_a_hub_model_that_is_not_cached_is_not_downloaded(monkeypatch) -> None:
 def test_a_hub_id_that_is_none_is_refused() -> None:
     with pytest.raises(ModelError, match="neither a local folder nor a hub id"):
         setting_of(parse_run(run_values("so me/mo del")), Cluster(), CPU_CORE)
+
+
+def test_whole_models_are_not_planned() -> None:
+    values = {**run_values("embedded:small"), "strategy": "fedavg_full"}
+    with pytest.raises(ConfigError, match="strategy = fedavg_full cannot be planned.*Plan heterotune or fedavg_lora"):
+        setting_of(parse_run(values), Cluster(), CPU_CORE)
+
+
+def test_the_sharded_topology_takes_a_second_copy_of_the_sums_and_combines_a_slice() -> None:
+    root, sharded = (
+        setting_of(
+            parse_run({**run_values("embedded:small"), "collective": {"topology": topology}}),
+            Cluster(ranks_per_node=2),
+            CPU_CORE,
+        )
+        for topology in ("root", "sharded")
+    )
+    again = sum(sums_bytes(shape) for shape in sharded.shapes) + 4 * common_elements(sharded.shapes)
+    assert kept_bytes(sharded) - kept_bytes(root) == again
+    memory = [rank_memory(setting, setting.chunks_by_rank({0: 1})[0]) for setting in (root, sharded)]
+    assert memory[1]["train"].total_bytes("host") - memory[0]["train"].total_bytes("host") == again
