@@ -126,3 +126,9 @@ def test_frozen_tensors_are_downloaded_once_wherever_the_client_trains():
         "dema.head.basis": HEADER_BYTES + 4 * 21,
     }
     assert groups[1] == values
+
+
+def test_messages_that_are_kept_for_clients_are_counted():
+    downlink = Downlink([LAYOUT], [FRAME])
+    assert downlink.held_bytes() == 2 * HEADER_BYTES + 4 * (2 * 5 + 5 + 3 * 7)
+    assert Downlink([LAYOUT], [None]).held_bytes() == 0

@@ -64,3 +64,12 @@ def test_a_loss_that_was_not_finite_is_a_dash() -> None:
 
 def test_without_a_terminal_the_report_is_wide_enough(capsys) -> None:
     assert report_console().width == PLAIN_WIDTH
+
+
+def test_other_kinds_of_memory_and_leaks_are_told() -> None:
+    leak = {"mpi_rank": 3, "phase": "train", "kind": "host_resident", "bytes_per_round": 2**23, "error": 2**20}
+    pss = {"mpi_rank": 0, "kind": "node_pss", "peak_bytes": 700 * 2**20}
+    summary = strategy("heterotune", 3.0)
+    text = render(summary | {"leaks": [leak], "peak_bytes": [*summary["peak_bytes"], pss]})
+    assert "heterotune: memory leak? The host_resident peak of MPI rank 3 in phase train grows by 8.0 MiB" in text
+    assert "its node, shared pages once" in text and "700 MiB" in text
