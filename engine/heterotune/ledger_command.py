@@ -16,7 +16,7 @@ from rich.table import Table
 from heterotune.collective.ledger_sums import FIELDS, LedgerSum, LedgerSums
 from heterotune.config.load import load_run
 from heterotune.config.nearest import suggestion
-from heterotune.errors import ConfigError, RecordError
+from heterotune.errors import ConfigError, LaunchError, RecordError
 from heterotune.launching.local import open_to_resume
 from heterotune.report.quantities import format_bytes, format_seconds, format_share
 from heterotune.report.records import read_ledger, read_traffic
@@ -151,7 +151,7 @@ def _full_model_bytes(path: Path) -> dict[str, int] | None:
             if summary is None
             else {name: int(each["full_model_bytes"]) for name, each in summary["model_types"].items()}
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (LaunchError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path / SUMMARY_FILE} is damaged ({error!r}).") from error
 
 

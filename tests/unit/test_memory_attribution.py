@@ -11,8 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from heterotune.adapters.bank import HeadFrame
+from heterotune.adapters.layout import AdapterLayout, TensorSpec
+from heterotune.aggregation.exact import NUM_COUNTERS
+from heterotune.aggregation.round_sums import RoundSums
 from heterotune.data.tokenizing import Rows
-from heterotune.memory_attribution import attribute_federation, attribute_strategy
+from heterotune.memory_attribution import attribute_federation, attribute_messages, attribute_strategy
 from heterotune.profiling.components import (
     ACTIVATIONS,
     ADAPTERS,
@@ -23,6 +26,7 @@ from heterotune.profiling.components import (
     LOGITS,
 )
 from heterotune.profiling.recorder import MemoryRecorder
+from heterotune.server import GlobalAdapters
 from heterotune.training.objective import ChunkBatch
 
 CPU = torch.device("cpu")
@@ -108,10 +112,14 @@ def test_files_and_buffers_of_the_swapper(tmp_path) -> None:
 
 def test_what_a_strategy_keeps_between_rounds() -> None:
     memory = MemoryRecorder(0)
-    adapters, downlink = SimpleNamespace(values={"a": torch.zeros(10)}), SimpleNamespace(held_bytes=lambda: 33)
+    adapters = GlobalAdapters([AdapterLayout("m", (TensorSpec("a", (10,), "type", "a", "g", "0"),))], run_seed=0)
+    sums, held = RoundSums([10, 5]), SimpleNamespace(held_bytes=lambda: 33)
     frame = HeadFrame(torch.zeros(2, 5), torch.zeros(5), torch.zeros(3, 7))
     batch = ChunkBatch(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.int64), torch.zeros(1))
-    attribute_strategy(memory, adapters, [frame, None], downlink, [batch])
-    assert memory.holdings.bytes_on("cpu") == {ADAPTERS: 40 + 4 * 36, BUFFERS: 33, DATA: 2 * 48 + 4}
+    attribute_strategy(memory, adapters, [frame, None], [batch])
+    attribute_messages(memory, held, sums, held)
+    assert memory.holdings.bytes_on("cpu") == {ADAPTERS: 40 + 4 * 36, BUFFERS: 2 * 33, DATA: 2 * 48 + 4}
     adapters.values["a"] = torch.zeros(20)  # values are replaced every round
     assert memory.holdings.bytes_on("cpu")[ADAPTERS] == 80 + 4 * 36
+    sums.begin([1])  # of what is reserved only what a round has touched is in memory
+    assert memory.holdings.bytes_on("cpu")[BUFFERS] == 2 * 33 + 8 * (NUM_COUNTERS + 5)

@@ -68,9 +68,11 @@ class Job:
             )
             self.journal.take_over(notes)
             for number in ids:
-                self.store.path(number).parent.mkdir(exist_ok=True)
-                self.store.path(number).with_suffix(".new").write_bytes(b"client %d" % number)
-                self.store.path(number).with_suffix(".new").replace(self.store.path(number))
+                self.store.folder.mkdir(exist_ok=True)
+                for kind in ("client", "residual")[: 1 + number % 2]:
+                    path = self.store.folder / f"{kind}-{number:06d}.safetensors"
+                    path.with_suffix(".new").write_bytes(b"%s %d" % (kind.encode(), number))
+                    path.with_suffix(".new").replace(path)
             self.progress.chunk_done(chunk, self.sums)
             self.background.wait()
 
