@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -66,10 +67,10 @@ class _Looks:
                 environ = process.environ()
                 row[f"descriptors_{int(environ['OMPI_COMM_WORLD_RANK'])}"] = process.num_fds()
         files = []
-        for path in self.folder.path.rglob("*"):
-            with suppress(FileNotFoundError):
-                if path.is_file() and path.suffix not in (".jsonl", ".log") and not path.name.startswith("."):
-                    files.append(path.stat().st_size)
+        for parent, _, names in os.walk(self.folder.path):  # a folder that is gone by then is passed over
+            for path in (Path(parent) / name for name in names if not name.startswith(".")):
+                with suppress(FileNotFoundError):
+                    files += [path.stat().st_size] if path.suffix not in (".jsonl", ".log") else []
         self.rows.append(row | {"num_files": len(files), "file_bytes": sum(files)})
 
 
