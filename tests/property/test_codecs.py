@@ -6,11 +6,11 @@ import contextlib
 import math
 import tempfile
 import tracemalloc
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
@@ -118,7 +118,7 @@ def test_payloads_with_a_right_checksum_give_numbers_or_wire_errors(number, elem
     for claimed in (elements, expected):
         signed = b"HTUP\x01\x00" + number.to_bytes(2, "little") + claimed.to_bytes(8, "little")
         signed += len(payload).to_bytes(8, "little")
-        message = signed + zlib.crc32(payload, zlib.crc32(signed)).to_bytes(4, "little") + bytes(4) + payload
+        message = signed + xxhash.xxh3_64_intdigest(signed + payload).to_bytes(8, "little") + payload
         tracemalloc.start()
         try:
             with contextlib.suppress(WireError):

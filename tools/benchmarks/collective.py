@@ -190,10 +190,12 @@ class _Round:
             chunk = Chunk(place, (Client(client_id, place, num_rows=1),), (1,))
             self.trained.append(TrainedChunk(chunk, update_KP, update_KP, torch.zeros(1)))
         self.seconds: dict[str, list[float]] = {part: [] for part in ("encode", "gather", "combine", "broadcast")}
-        self.topology.broadcast(self.downlink, "fp32")
+        self.topology.broadcast(self.downlink, "fp32", 1)
 
     def run(self) -> None:
         """Run a round from trained updates to new values on all ranks."""
+        from heterotune.client_store import ClientStore
+        from heterotune.config.schema import CollectiveConfig
         from heterotune.topology import CohortCounts
         from heterotune.uplink import send_updates
 
@@ -207,7 +209,9 @@ class _Round:
                 self.ledger,
                 round_number=1,
                 num_rows_of_type=num_ranks,
-                codec="fp32",
+                wire=CollectiveConfig(),
+                run_seed=0,
+                store=ClientStore(Path("unused"), run_seed=0),
             )
         started = self._note("encode", started)
         counts = dict.fromkeys(places, num_ranks)
@@ -217,7 +221,7 @@ class _Round:
             combined = self.strategy.combine(updates, self.adapters.tensors, self.topology.grams)
             self.topology.apply(combined.change)
         started = self._note("combine", started)
-        self.topology.broadcast(self.downlink, "fp32")
+        self.topology.broadcast(self.downlink, "fp32", 1)
         self._note("broadcast", started)
 
     def _note(self, part: str, started: float) -> float:

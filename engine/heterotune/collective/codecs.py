@@ -19,7 +19,7 @@ class Codec:
     name: str
     payload_bytes: Callable[[int, memoryview], int]
     """Elements and payload to the bytes that the payload should have: checked before anything is allocated."""
-    write: Callable[[np.ndarray, np.random.Generator | None, float | None], bytes]
+    write: Callable[[np.ndarray, np.random.Generator | None, float | None], bytes | memoryview]
     """Numbers, generator and share of elements to a payload; most formats need neither of the last two."""
     read: Callable[[memoryview, int], np.ndarray]
     """Payload of the right length and number of elements to a new float32 array."""
@@ -55,7 +55,7 @@ CODECS = (
         number=1,
         name="fp32",
         payload_bytes=lambda num_elements, payload: 4 * num_elements,
-        write=lambda values, draw, share: values.astype("<f4", copy=False).tobytes(),
+        write=lambda values, draw, share: memoryview(np.ascontiguousarray(values, "<f4")).cast("B"),
         read=lambda payload, num_elements: np.frombuffer(payload, "<f4").astype(np.float32),
         is_lossless=True,
     ),
