@@ -12,12 +12,14 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fault"))
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "fault"), str(Path(__file__).parent / "benchmarks")]
 
-from harness import strike, uninterrupted_digest, write_report, write_run
-from points import draw_points
+from harness import Outcome, strike, uninterrupted_digest, write_run  # noqa: E402
+from points import draw_points  # noqa: E402
+from tables import write_table  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,11 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder.mkdir()
             outcome = strike(point, run_file, digest, folder)
             outcomes.append(outcome)
-            write_report(outcomes, options.output)
+            write_table(options.output, [_row(each) for each in outcomes])
             print("good" if outcome.is_good else f"BAD\n{outcome.terminal}\n{outcome}", point, flush=True)
     bad = [outcome.point for outcome in outcomes if not outcome.is_good]
     print(f"{len(outcomes)} faults, {len(bad)} did not go well{f': {bad}' if bad else ''}; {options.output}")
     return 1 if bad else 0
+
+
+def _row(outcome: Outcome) -> dict[str, object]:
+    """Return a line of the table; what the run said is left out."""
+    return {field.name: getattr(outcome, field.name) for field in fields(outcome) if field.name != "terminal"}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -10,7 +10,6 @@ code is 1 if something grows.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -26,6 +25,10 @@ import psutil
 from heterotune.config.load import parse_run
 from heterotune.launching.local import run_local
 from heterotune.run_folder import RunFolder
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))
+
+from tables import write_table  # noqa: E402
 
 WARM_UP_ROUNDS = 20
 NOISE_BYTES = 8 << 20
@@ -45,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
         resident = _resident(folder, options.ranks)
     rows = [look | resident.get(look["round"], {}) for look in looks.rows if look["round"] in resident]
-    _write(options.output, rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    write_table(options.output, [{name: row.get(name, "") for name in names} for row in rows])
     return _judge(rows, resident, options.ranks)
 
 
@@ -106,15 +110,6 @@ def _judge(rows: Sequence[Mapping[str, Any]], resident: Mapping[int, Mapping[str
     files = [(row["num_files"], row["file_bytes"]) for row in late]
     print(f"files: {min(files)[0]} to {max(files)[0]}, {min(f[1] for f in files)} to {max(f[1] for f in files)} bytes")
     return int(grew or max(files)[0] > 2 * min(files)[0])
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _run(rounds: int) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -136,16 +135,6 @@ def strike(point: FaultPoint, run_file: Path, digest: str, folder: Path) -> Outc
             digest_equal=resumed.returncode == 0 and _digest(run_folder) == digest,
             terminal=ended.stderr + (resumed.stderr if resumed.returncode else ""),
         )
-
-
-def write_report(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Write one line a fault; what the runs said is left out."""
-    names = [field.name for field in fields(Outcome) if field.name != "terminal"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([getattr(outcome, name) for name in names] for outcome in outcomes)
 
 
 def _heterotune(*arguments: object, fault_file: Path | None = None) -> subprocess.CompletedProcess[str]:
