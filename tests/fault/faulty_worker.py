@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from heterotune import simulation, worker
+from heterotune import worker
+from heterotune.chunk_training import ChunkTraining
 from heterotune.journal import Journal
 
 
@@ -35,8 +36,8 @@ def _act_in_a_phase(fault: dict[str, Any], act: Callable[[dict[str, Any]], None]
     done = threading.Event()
 
     @contextmanager
-    def faulty_phase(self: Journal, name: str, round_number: int | None = None):
-        with phase(self, name, round_number):
+    def faulty_phase(self: Journal, name: str, *arguments: Any, **options: Any):
+        with phase(self, name, *arguments, **options):
             is_here = self.channel.mpi_rank == fault["mpi_rank"] and self._round_number == fault["round"]
             if is_here and name == fault["phase"] and not done.is_set():
                 done.set()
@@ -52,15 +53,15 @@ def _act_in_a_phase(fault: dict[str, Any], act: Callable[[dict[str, Any]], None]
 
 def _raise_in_a_client(fault: dict[str, Any]) -> None:
     """The first client that the rank trains in the round raises."""
-    train_chunk = simulation.Simulation._train_chunk
+    train = ChunkTraining.train
 
-    def faulty_train_chunk(self: simulation.Simulation, chunk, *arguments, **options):
-        if self.channel.mpi_rank == fault["mpi_rank"] and self.rounds_done == fault["round"] - 1:
+    def faulty_train(self: ChunkTraining, round_number: int, chunk, prepared):
+        if self._journal.channel.mpi_rank == fault["mpi_rank"] and round_number == fault["round"]:
             _told(fault)
-            raise FloatingPointError(f"client {chunk.clients[0].client_id}: injected fault in round {fault['round']}")
-        return train_chunk(self, chunk, *arguments, **options)
+            raise FloatingPointError(f"client {chunk.clients[0].client_id}: injected fault in round {round_number}")
+        return train(self, round_number, chunk, prepared)
 
-    simulation.Simulation._train_chunk = faulty_train_chunk
+    ChunkTraining.train = faulty_train
 
 
 def _told(fault: dict[str, Any]) -> None:
