@@ -38,6 +38,8 @@ def count_gathers(count: Count) -> None:
 
     def counted_gather(output_tensor: Tensor, input_tensor: Tensor, *args: Any, **options: Any) -> Any:
         sent_bytes = input_tensor.nbytes
+        if output_tensor.nbytes == sent_bytes:  # this rank has the copy to itself
+            return gather(output_tensor, input_tensor, *args, **options)
         operation = _Operation(count, GATHER, sent_bytes, output_tensor.nbytes - sent_bytes)
         return operation.ends_with(gather(output_tensor, input_tensor, *args, **options))
 
