@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from heterotune.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.config.schema import RunConfig
@@ -69,12 +71,14 @@ def parts_of_run(config: RunConfig, folder: RunFolder, channel: Channel, *, resu
 
 
 def check_same_run(saved: Checkpoint, config: RunConfig) -> None:
-    """Refuse to go on with a run that is another one.
+    """Refuse to go on with a run that is another one. A key that was not there yet when it began had its default.
 
     Raises:
         ConfigError: Names every key that differs, or that fewer rounds are wanted than are done.
     """
-    before, now = (dict(_flat(dump)) for dump in (saved.facts["config"], config.model_dump(mode="json")))
+    before, now = (
+        dict(_flat(dump)) for dump in (_with_defaults(saved.facts["config"]), config.model_dump(mode="json"))
+    )
     problems = [
         f"{key} was {before.get(key)!r} when the run began and is {now.get(key)!r} now. Restore it, or start a new run."
         for key in sorted(before.keys() | now.keys())
@@ -86,6 +90,14 @@ def check_same_run(saved: Checkpoint, config: RunConfig) -> None:
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _with_defaults(dump: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a saved run with what its version did not know yet; as it is, if this one does not understand it."""
+    try:
+        return RunConfig.model_validate(dump).model_dump(mode="json")
+    except ValidationError:
+        return dump
 
 
 def _find(folder: RunFolder, channel: Channel) -> Checkpoint | None:

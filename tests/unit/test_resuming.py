@@ -65,6 +65,21 @@ def test_what_changes_results_is_refused_by_name(changes: dict[str, object], key
     assert len(caught.value.problems) == 1
 
 
+def test_a_key_that_an_earlier_version_did_not_know_had_its_default() -> None:
+    checkpoint = saved()
+    del checkpoint.facts["config"]["collective"], checkpoint.facts["config"]["local"]["weight_decay"]
+    check_same_run(checkpoint, config())
+    with pytest.raises(ConfigError, match="collective.topology was 'root' when the run began and is 'sharded' now"):
+        check_same_run(checkpoint, config(collective={"topology": "sharded"}))
+
+
+def test_a_run_that_this_version_does_not_understand_is_compared_as_it_was_saved() -> None:
+    checkpoint = saved()
+    checkpoint.facts["config"]["gone"] = 3
+    with pytest.raises(ConfigError, match="gone was 3 when the run began and is None now"):
+        check_same_run(checkpoint, config())
+
+
 def test_all_differences_are_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check_same_run(saved(), config(seed=2, rounds=2, local={"steps": 3}))
