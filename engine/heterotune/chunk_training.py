@@ -9,7 +9,6 @@ from functools import partial
 
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank, HeadFrame, stack_clients
-from heterotune.aggregation.exact import ExactSum
 from heterotune.client_store import ClientStore
 from heterotune.downlink import Downlink
 from heterotune.federation import Federation
@@ -21,7 +20,7 @@ from heterotune.round_plan import RoundPlan
 from heterotune.server import GlobalAdapters
 from heterotune.training.chunk_batches import PreparedChunk, prepare_chunk
 from heterotune.training.local import TrainedChunk, idle_training_pass, train_chunk
-from heterotune.uplink import send_updates
+from heterotune.uplink import Intake, UpdateChecks, send_updates
 
 
 class ChunkTraining:
@@ -71,22 +70,26 @@ class ChunkTraining:
             self._journal.chunk(trained, prepared, time.perf_counter() - started)
         return trained
 
-    def send(self, plan: RoundPlan, trained: TrainedChunk, downlink: Downlink, exact: ExactSum) -> None:
-        """Count what the clients of a chunk downloaded, and add what arrives of their updates to a sum."""
+    def send(
+        self, plan: RoundPlan, trained: TrainedChunk, downlink: Downlink, checks: UpdateChecks, intake: Intake
+    ) -> None:
+        """Count what the clients of a chunk downloaded, and add what counts of their updates to a sum."""
         place, ledger = trained.chunk.model_type, self._journal.ledger
         with self._journal.phase("encode"):
-            downlink.note(trained.chunk, self._adapters.layouts[place], ledger, plan.round_number)
-            send_updates(
+            downlink.note(trained.chunk.clients, ledger, plan.round_number)
+            verdicts = send_updates(
                 trained,
                 self._adapters.layouts[place],
-                exact,
+                intake,
                 ledger,
                 round_number=plan.round_number,
                 num_rows_of_type=plan.num_rows[place],
                 wire=self._config.collective,
                 run_seed=self._config.seed,
                 store=self._store,
+                checks=checks,
             )
+            self._journal.judged(verdicts)
 
     @contextmanager
     def idle(self, round_number: int, place: int) -> Iterator[Callable[[], None]]:

@@ -46,11 +46,16 @@ class ClientStore:
         }
 
     def save(self, client_id: int, layout: AdapterLayout, values_P: Tensor) -> None:
-        """Keep a client's own tensors; the file appears under its name only when it is whole."""
+        """Keep a client's own tensors; the file appears under its name only when it is whole.
+
+        Values that are not finite are not kept: the client would never recover from them.
+        """
         personal = [spec for spec in layout.tensors if spec.scope == "client"]
         if not personal:
             return
         tensors = {spec.name: values_P[layout.columns[spec.name]].reshape(spec.shape).clone() for spec in personal}
+        if not all(value.isfinite().all() for value in tensors.values()):
+            return
         _replace(self._path(client_id), tensors)
 
     def load_residual(self, client_id: int, num_elements: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -11,7 +11,7 @@ from heterotune.adapters.layout import AdapterLayout
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.ledger import Ledger
 from heterotune.collective.wire import encode
-from heterotune.fleet.chunks import Chunk
+from heterotune.fleet.clients import Client
 from heterotune.server import GlobalAdapters, Messages
 
 
@@ -52,14 +52,15 @@ class Downlink:
         self._values = messages
         adapters.receive(messages)
 
-    def note(self, chunk: Chunk, layout: AdapterLayout, ledger: Ledger, round_number: int) -> None:
-        """Count what the clients of a chunk downloaded before they trained."""
-        for client in chunk.clients:
+    def note(self, clients: Iterable[Client], ledger: Ledger, round_number: int) -> None:
+        """Count what clients downloaded before they trained, or were to train."""
+        for client in clients:
+            layout = self._layouts[client.model_type]
             messages = dict(self._values)
             if client.client_id not in self.known_clients:
                 messages |= self._frozen
             for (place, group), message in messages.items():
-                if place == chunk.model_type:
+                if place == client.model_type:
                     ledger.add(
                         round_number=round_number,
                         client_id=client.client_id,
@@ -73,6 +74,6 @@ class Downlink:
         """Return the bytes of all messages that are kept for clients."""
         return sum(len(message) for messages in (self._values, self._frozen) for message in messages.values())
 
-    def remember(self, chunks: Sequence[Chunk]) -> None:
+    def remember(self, cohort: Iterable[Client]) -> None:
         """Take note of a round's whole cohort: next time its clients have the frozen tensors. Every rank calls this."""
-        self.known_clients.update(client.client_id for chunk in chunks for client in chunk.clients)
+        self.known_clients.update(client.client_id for client in cohort)

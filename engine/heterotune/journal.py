@@ -11,12 +11,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from heterotune.aggregation.quarantine import Verdict
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.ledger import Ledger
 from heterotune.collective.ledger_sums import LedgerSums
@@ -61,11 +62,13 @@ class RoundNotes:
         losses: One entry a client.
         passes: One entry a chunk.
         ledger: Their messages.
+        verdicts: Whether their updates count; one entry a client.
     """
 
     losses: list[ClientLoss]
     passes: list[ChunkPasses]
     ledger: Ledger
+    verdicts: list[Verdict] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class Journal:
         self._stopwatch, self._spans = Stopwatch(), Spans()
         self._losses: list[ClientLoss] = []
         self._passes: list[ChunkPasses] = []
+        self._verdicts: list[Verdict] = []
         self._traffic: list[dict[str, Any]] = []
         self._round_number = 0
         self._shown_at = -SHOW_SECONDS
@@ -201,6 +205,15 @@ class Journal:
             self._losses.append((client.client_id, chunk.model_type, client.num_rows, loss))
         self._passes.append((chunk.model_type, chunk.num_passes, seconds, prepared.padding_share))
 
+    def judged(self, verdicts: Iterable[Verdict]) -> None:
+        """Note whether clients' updates count."""
+        self._verdicts += verdicts
+
+    def take_verdicts(self) -> list[Verdict]:
+        """Return what was noted of this round's updates, and begin again with nothing."""
+        taken, self._verdicts = self._verdicts, []
+        return taken
+
     def losses_of(self, round_number: int) -> list[float]:
         """Return the held-out loss of each model type after a round; nothing if it was not evaluated (root only)."""
         last = [self.losses[name][-1:] for name in self.model_types]
@@ -210,12 +223,13 @@ class Journal:
         """Return a copy of what this rank has noted since the last round's end."""
         ledger = Ledger()
         ledger.merge(self.ledger)
-        return RoundNotes(list(self._losses), list(self._passes), ledger)
+        return RoundNotes(list(self._losses), list(self._passes), ledger, list(self._verdicts))
 
     def take_over(self, notes: RoundNotes) -> None:
         """Add what an earlier job noted in this round."""
         self._losses += notes.losses
         self._passes += notes.passes
+        self._verdicts += notes.verdicts
         self.ledger.merge(notes.ledger)
 
     def state(self) -> dict[str, Any]:
@@ -340,7 +354,7 @@ class Journal:
     def _write_losses(self, round_number: int, rows: Sequence[ClientLoss]) -> None:
         entries = []
         for place, name in enumerate(self.model_types):
-            mine = [(num_rows, loss) for _, owner, num_rows, loss in sorted(rows) if owner == place]
+            mine = [(num_rows, loss) for _, owner, num_rows, loss in sorted(rows) if owner == place and loss < math.inf]
             if mine:
                 mean = sum(num_rows * loss for num_rows, loss in mine) / sum(num_rows for num_rows, _ in mine)
                 entries.append({"name": "loss/train", "model_type": name, "value": mean, "unit": "nats/token"})

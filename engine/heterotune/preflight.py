@@ -5,14 +5,19 @@ It imports no torch: `heterotune run` calls it in the launching process.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heterotune.config.fault_options import AggregateOptions
+from heterotune.config.privacy_options import SecureAggregationOptions
+from heterotune.config.protection_checks import cohort_problems
 from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData, build_federated_data, build_public_rows
 from heterotune.data.text_tokenizer import TextTokenizer, load_fleet_tokenizer
 from heterotune.data.tokenizing import Rows
-from heterotune.errors import ModelError
-from heterotune.fleet.clients import Client, enlist_clients
+from heterotune.errors import ConfigError, ModelError
+from heterotune.fleet.clients import Client, cohort_counts, enlist_clients
+from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
 
 
@@ -33,6 +38,7 @@ def check(config: RunConfig) -> CheckedRun:
     Raises:
         ModelError: If a model is missing, no LLaMA, or does not fit the fleet or the strategy.
         DataError: If the corpus cannot serve the fleet.
+        ConfigError: If a round has too few clients for what is asked of them.
     """
     model_types = read_model_types(config.fleet)
     tokenizer = load_fleet_tokenizer(model_types, config.data.tokenizer)
@@ -41,7 +47,23 @@ def check(config: RunConfig) -> CheckedRun:
     num_clients = sum(model_type.num_clients for model_type in model_types)
     data = build_federated_data(config.data, config.evaluate, tokenizer, num_clients, run_seed=config.seed)
     clients = enlist_clients(model_types, [len(rows) for rows in data.train])
+    check_protection(config, model_types, clients)
     return CheckedRun(config, model_types, tokenizer, data, clients)
+
+
+def check_protection(config: RunConfig, model_types: Sequence[ModelType], clients: Sequence[Client]) -> None:
+    """Check that a round has the clients that its protection needs, and that hostile ones exist.
+
+    Raises:
+        ConfigError: With every problem.
+    """
+    sizes = {model_types[place].name: count for place, count in cohort_counts(clients, config.cohort).items()}
+    problems = cohort_problems(
+        sizes, AggregateOptions(), SecureAggregationOptions(), min_clients=config.cohort.min_clients
+    )
+    if problems:
+        raise ConfigError(problems)
+    hostile_clients(clients, config.misbehaviour.byzantine, run_seed=config.seed)
 
 
 def has_head(config: RunConfig) -> bool:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
+from heterotune.aggregation.quarantine import REASONS, Verdict
 from heterotune.collective.ledger import Ledger
 from heterotune.errors import CheckpointError, WireError
 from heterotune.file_digests import Description, describe, to_disk
 from heterotune.journal import RoundNotes
 
-VERSION = 1
+VERSION = 2
 _NAME = re.compile(r"first-\d{6}-chunks-(\d{6})-([0-9a-f]{64})\.safetensors\Z")
 
 _CLIENT_FILE = re.compile(r"[a-z]+-\d+\.safetensors\Z")
@@ -68,9 +69,10 @@ class Record:
     notes: RoundNotes
     client_files: Mapping[str, Description]
 
-    def num_clients(self, place: int) -> int:
-        """Return how many clients of a model type it has."""
-        return sum(len(client_ids) for owner, client_ids in self.chunks if owner == place)
+    def num_counted(self, place: int) -> int:
+        """Return how many clients of a model type are in its sum."""
+        refused = {verdict.client_id for verdict in self.notes.verdicts if not verdict.counts}
+        return sum(len(set(client_ids) - refused) for owner, client_ids in self.chunks if owner == place)
 
 
 def write_record(folder: Path, record: Record, *, first: int) -> Path:
@@ -81,6 +83,7 @@ def write_record(folder: Path, record: Record, *, first: int) -> Path:
         "chunks": record.chunks,
         "losses": record.notes.losses,
         "passes": record.notes.passes,
+        "verdicts": [astuple(verdict) for verdict in record.notes.verdicts],
         "clients": record.client_files,
     }
     tensors = {f"sums/{place}": array for place, array in record.sums.items()}
@@ -127,10 +130,13 @@ def _parsed(tensors: Mapping[str, np.ndarray]) -> Record:
         raise ValueError(f"version {about['version']} of the format; this program reads {VERSION}")
     losses = [tuple(row) for row in about["losses"]]
     passes = [tuple(row) for row in about["passes"]]
+    verdicts = [Verdict(*row) for row in about["verdicts"]]
+    if any(verdict.reason not in (None, *REASONS) for verdict in verdicts):
+        raise ValueError("a verdict whose reason nobody knows")
     return Record(
         start=RoundStart(**about["start"]),
         chunks=tuple((place, tuple(client_ids)) for place, client_ids in about["chunks"]),
         sums={int(name.removeprefix("sums/")): a for name, a in tensors.items() if name.startswith("sums/")},
-        notes=RoundNotes(losses, passes, Ledger.from_bytes(tensors["ledger"].tobytes())),
+        notes=RoundNotes(losses, passes, Ledger.from_bytes(tensors["ledger"].tobytes()), verdicts),
         client_files=about["clients"],
     )

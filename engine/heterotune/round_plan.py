@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from heterotune.fleet.assignment import common_pauses, passes_in_lock_step
 from heterotune.fleet.chunks import Chunk
+from heterotune.fleet.clients import Client
+from heterotune.fleet.misbehaviour import Absence
 
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """The same on every rank. `by_rank` has what no earlier job finished, `chunks` has all."""
+    """The same on every rank. `by_rank` has what no earlier job finished, `chunks` has all.
+
+    Attributes:
+        round_number: The round.
+        chunks: Clients that train, by model type.
+        by_rank: Each rank's chunks.
+        absent: Clients of the cohort that do not train, and why.
+    """
 
     round_number: int
     chunks: tuple[Chunk, ...]
     by_rank: tuple[tuple[Chunk, ...], ...]
+    absent: Mapping[Client, Absence] = field(default_factory=dict)
+
+    @cached_property
+    def trained(self) -> tuple[Client, ...]:
+        """The clients that train, in client order."""
+        return tuple(sorted((c for chunk in self.chunks for c in chunk.clients), key=lambda c: c.client_id))
+
+    @cached_property
+    def cohort(self) -> tuple[Client, ...]:
+        """The clients that were drawn, in client order."""
+        return tuple(sorted((*self.trained, *self.absent), key=lambda client: client.client_id))
+
+    @cached_property
+    def num_drawn(self) -> Counter[int]:
+        """Place of a model type -> its clients that were drawn."""
+        return Counter(client.model_type for client in self.cohort)
 
     @cached_property
     def num_rows(self) -> dict[int, int]:
-        """Place of a model type in the cohort -> N_m, the rows of its clients; in model-type order."""
+        """Place of a model type -> N_m, the rows of its clients that train; in model-type order."""
         rows: dict[int, int] = {}
         for chunk in self.chunks:
             rows[chunk.model_type] = rows.get(chunk.model_type, 0) + sum(client.num_rows for client in chunk.clients)
         return rows
-
-    @cached_property
-    def num_clients(self) -> dict[int, int]:
-        """Place of a model type in the cohort -> its clients."""
-        counts: dict[int, int] = {}
-        for chunk in self.chunks:
-            counts[chunk.model_type] = counts.get(chunk.model_type, 0) + len(chunk.clients)
-        return counts
 
     def chunks_of(self, mpi_rank: int, place: int) -> list[Chunk]:
         """Return the chunks of a model type that a rank trains."""

@@ -1,8 +1,9 @@
 """The round in progress: what its finished chunks brought is saved while the others train, and taken over on resume.
 
-A chunk's whole contribution is its clients' share of an exact sum, their lines in ledger and metrics, and their own
-tensors. Integers add up to the same sum in any grouping, so a job may take over what an earlier one finished, on any
-number of ranks, and train the rest: the round ends with the bits of one that was never interrupted.
+A chunk's whole contribution is the share in an exact sum of its clients that count, who counts, all clients' lines in
+ledger and metrics, and their own tensors. Integers add up to the same sum in any grouping, so a job may take over what
+an earlier one finished, on any number of ranks, and train the rest: the round ends with the bits of one that was never
+interrupted.
 
 Every rank saves for itself, in a thread, what it has finished in this round, at most once in `every_seconds`: what is
 lost is the chunk in progress and what was finished in the last so many seconds. So rounds that are shorter cost
@@ -190,7 +191,7 @@ class RoundProgress:
         for place in {place for place, _ in record.chunks}:
             array, wanted = record.sums.get(place), ExactSum(self._num_elements[place]).as_array()
             fits = array is not None and (array.dtype, array.shape) == (wanted.dtype, wanted.shape)
-            if not fits or _as_sum(array, self._num_elements[place]).num_clients != record.num_clients(place):
+            if not fits or _as_sum(array, self._num_elements[place]).num_clients != record.num_counted(place):
                 raise CheckpointError(f"{path}: its sums do not fit its chunks.")
 
 

@@ -30,16 +30,19 @@ from heterotune.federation import Federation
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import form_chunks
 from heterotune.fleet.clients import sample_cohort
+from heterotune.fleet.misbehaviour import absences
 from heterotune.head_frames import align_heads, gradient_cosines
 from heterotune.journal import Journal
 from heterotune.leaving import Leaving
 from heterotune.memory_attribution import attribute_messages, attribute_strategy
 from heterotune.progress_record import RoundStart
+from heterotune.protection import Protection
+from heterotune.round_outcome import agree_on_outcome
 from heterotune.round_plan import RoundPlan
 from heterotune.round_progress import RoundProgress
 from heterotune.server import GlobalAdapters
 from heterotune.strategies.strategy import Strategy, TypeUpdate
-from heterotune.topology import CohortCounts, make_topology
+from heterotune.topology import make_topology
 from heterotune.training.chunk_batches import steps_of
 from heterotune.training.prefetch import prefetch
 
@@ -83,6 +86,7 @@ class Simulation:
             every_seconds=self.config.checkpoint.progress_every_seconds,
         )
         self.checkpoints = Checkpointing(self.config.checkpoint, journal, self.progress, self.background)
+        self.protection = Protection(self.config, federation.clients)
         self.training = ChunkTraining(federation, self.attached, self.adapters, self.store, journal)
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
         self.rounds_done = 0
@@ -131,7 +135,11 @@ class Simulation:
         federation, config = self.federation, self.config
         cohort = sample_cohort(federation.clients, config.cohort, run_seed=config.seed, round_number=round_number)
         num_steps = {client.client_id: steps_of(client.num_rows, config.local) for client in cohort}
-        chunks = form_chunks(cohort, chunk_clients=self.chunk_clients, num_steps=num_steps)
+        absent = absences(
+            cohort, config.misbehaviour, num_steps=num_steps, run_seed=config.seed, round_number=round_number
+        )
+        present = [client for client in cohort if client not in absent]
+        chunks = form_chunks(present, chunk_clients=self.chunk_clients, num_steps=num_steps)
         with self.journal.phase("progress", round_number):
             start = RoundStart(config.seed, round_number, self.adapters.sha256())
             left = self.progress.begin(start, chunks, is_saved=self.checkpoints.saved_round == self.rounds_done)
@@ -141,10 +149,10 @@ class Simulation:
             seconds_per_pass=dict(enumerate(self.pass_seconds)),
             in_lock_step=federation.backbones[0].in_lock_step and config.backbone.group != "rank",
         )
-        return RoundPlan(round_number, chunks, by_rank)
+        return RoundPlan(round_number, chunks, by_rank, absent)
 
     def train(self, plan: RoundPlan) -> None:
-        """Train this rank's chunks; every update goes over the wire into the exact sum of its model type.
+        """Train this rank's chunks; every update that counts goes over the wire into its model type's exact sum.
 
         Raises:
             RunStopped: If some rank was asked to stop and left; what is finished is saved. On every rank alike.
@@ -155,7 +163,7 @@ class Simulation:
             mine, num_passes = [] if leaving.has_left else plan.chunks_of(mpi_rank, place), 0
             for chunk, prepared in prefetch(mine, partial(self.training.prepare, plan.round_number)):
                 trained = self.training.train(plan.round_number, chunk, prepared)
-                self.training.send(plan, trained, self.downlink, sums[place])
+                self.training.send(plan, trained, self.downlink, self.protection.checks(place), sums[place])
                 with self.journal.phase("progress"):
                     self.progress.chunk_done(chunk, sums)
                 num_passes += chunk.num_passes
@@ -167,10 +175,22 @@ class Simulation:
             self.progress.end(sums)
 
     def gather(self, plan: RoundPlan) -> list[TypeUpdate] | None:
-        """Add up all ranks' sums; returns each model type's mean update on the ranks that combine, None elsewhere."""
+        """Add up all ranks' sums; returns each model type's mean update on the ranks that combine.
+
+        Returns:
+            None elsewhere, and on all ranks if too few clients count to change anything.
+
+        Raises:
+            TooFewClients: If the run stops then.
+        """
         with self.journal.phase("gather"):
-            updates = self.topology.gather(self.sums, CohortCounts(plan.num_clients, plan.num_rows))
-        self.downlink.remember(plan.chunks)
+            outcome = agree_on_outcome(plan, self.journal.take_verdicts(), self.channel)
+            goes_on = self.protection.goes_on(outcome, plan.round_number)
+            updates = self.topology.gather(self.sums, outcome.counts) if goes_on else None
+        self.journal.metrics(plan.round_number, self.protection.metrics(outcome, goes_on=goes_on))
+        if self.channel.mpi_rank == ROOT:
+            self.downlink.note(plan.absent, self.journal.ledger, plan.round_number)
+        self.downlink.remember(plan.cohort)
         return updates
 
     def combine(self, round_number: int, updates: Sequence[TypeUpdate]) -> None:
@@ -228,6 +248,7 @@ class Simulation:
             "pass_seconds": self.pass_seconds,
             "journal": self.journal.state(),
             "best": self.checkpoints.best,
+            "protection": self.protection.state(),
         }
         return Checkpoint(self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER)
 
@@ -256,6 +277,7 @@ class Simulation:
         """Take over a saved state."""
         self.rounds_done, self.pass_seconds = saved.round_number, saved.facts["pass_seconds"]
         self.checkpoints.go_on_from(saved)
+        self.protection.restore(saved.facts.get("protection", {}))
         self.adapters.values = {
             key: saved.tensor(f"values/{key}", like=value) for key, value in self.adapters.values.items()
         }

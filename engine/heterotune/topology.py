@@ -7,7 +7,7 @@ the same blocks in the same order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
 
@@ -28,10 +28,17 @@ from heterotune.strategies.strategy import TypeUpdate
 
 @dataclass(frozen=True)
 class CohortCounts:
-    """Place of a model type in the cohort -> its clients and their rows, over all ranks."""
+    """Place of a model type -> its clients whose updates count and their rows, over all ranks.
+
+    Attributes:
+        num_clients: In its sum.
+        num_rows: Of these clients.
+        scale: What makes of a sum the mean over these clients, where the weights were made for more of them.
+    """
 
     num_clients: Mapping[int, int]
     num_rows: Mapping[int, int]
+    scale: Mapping[int, float] = field(default_factory=dict)
 
 
 class Topology(Protocol):
@@ -44,7 +51,8 @@ class Topology(Protocol):
         """Add up all ranks' sums, which are then used up.
 
         Returns:
-            Each model type's mean update, as much of it as this rank combines; None on a rank that combines nothing.
+            The mean update of each model type with clients that count, as much of it as this rank combines; None on a
+            rank that combines nothing.
 
         Raises:
             AggregationError: If not all clients were added.
@@ -85,6 +93,10 @@ class RootTopology:
         for place, exact in sums.of_place.items():
             layout = self._adapters.layouts[place]
             mean_P = exact.finish(num_clients=counts.num_clients[place])
+            if counts.num_clients[place] == 0:
+                continue
+            if place in counts.scale:
+                mean_P *= counts.scale[place]
             means = {spec.key: mean_P[layout.travelling_columns[spec.name]] for spec in layout.travelling}
             updates.append(TypeUpdate(layout.model_type, counts.num_rows[place], means))
         return updates
@@ -125,16 +137,19 @@ class ShardedTopology:
 
     def gather(self, sums: RoundSums, counts: CohortCounts) -> list[TypeUpdate] | None:
         """Add up all sums, each rank its slice; the means stay in the slice."""
-        places = list(sums.of_place)
+        places = [place for place in sums.of_place if counts.num_clients[place]]
         num_holders = {key: sum(key in self._columns[place] for place in places) for key in self._sizes}
         self._slices = cut(self._sizes, num_holders, self._channel.num_ranks)
-        bounds = self._pack(sums)
+        bounds = self._pack(sums, places)
         self._channel.reduce_scatter(self._packed[: bounds[-1]].numpy(), bounds)
         mine = self._packed[bounds[self._channel.mpi_rank] : bounds[self._channel.mpi_rank + 1]]
         counters = mine[: NUM_COUNTERS * len(places)].view(-1, NUM_COUNTERS).tolist()
         for place, counter in zip(places, counters, strict=True):
             check_counters(counter, group=sums.of_place[place].group, num_clients=counts.num_clients[place])
         means = self._means(places, to_float64_in_place(mine[NUM_COUNTERS * len(places) :]))
+        for place, scale in counts.scale.items():
+            for mean in means[place].values():
+                mean *= scale
         return [
             TypeUpdate(self._adapters.layouts[place].model_type, counts.num_rows[place], means[place])
             for place in places
@@ -179,10 +194,9 @@ class ShardedTopology:
                     start = self._columns[place][key].start
                     yield key, place, slice(start + part.start, start + part.stop)
 
-    def _pack(self, sums: RoundSums) -> list[int]:
+    def _pack(self, sums: RoundSums, places: Sequence[int]) -> list[int]:
         """Copy sums into the order of slices, each after the counters of all types; returns the slices' bounds."""
-        places = list(sums.of_place)
-        counters = torch.tensor([exact.counters for exact in sums.of_place.values()], dtype=torch.int64).flatten()
+        counters = torch.tensor([sums.of_place[place].counters for place in places], dtype=torch.int64).flatten()
         sizes = []
         rest = self._packed
         for mpi_rank in range(self._channel.num_ranks):

@@ -1,30 +1,60 @@
-"""The way up: every client's update becomes messages, the ledger counts them, what arrives is added up exactly.
+"""The way up: every client's update becomes messages, the ledger counts them, what arrives is judged and added up.
 
 Legend: K clients, P elements that a client sends, G of them in a group, C columns of a client: P and its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout
-from heterotune.aggregation.exact import ExactSum
+from heterotune.aggregation.byzantine import hostile_update
+from heterotune.aggregation.quarantine import Verdict, judge_update, refuse_faulty
 from heterotune.client_store import ClientStore
 from heterotune.collective.codecs import codec_named
 from heterotune.collective.ledger import Ledger
 from heterotune.collective.wire import decode, encode
+from heterotune.config.fault_options import Byzantine, UpdateLimits
 from heterotune.config.schema import CollectiveConfig
+from heterotune.errors import WireError
 from heterotune.randomness import generator
 from heterotune.training.local import TrainedChunk
+
+
+class Intake(Protocol):
+    """What takes the updates that count: an exact sum, or what stands before it."""
+
+    def add(self, update_KP: Tensor, weight_K: Tensor, client_ids: Sequence[int]) -> None:
+        """Take K clients; see `ExactSum.add`. What stands before a sum may change the rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class UpdateChecks:
+    """What is known of a model type's clients before their updates come.
+
+    Attributes:
+        limits: Which updates are left out.
+        usual_norm: Median norm of the type's last round, None where nobody asks or there was none.
+        hostile: Ids of clients that send something else than what they trained.
+        byzantine: What they send.
+    """
+
+    limits: UpdateLimits = UpdateLimits()
+    usual_norm: float | None = None
+    hostile: frozenset[int] = frozenset()
+    byzantine: Byzantine | None = None
 
 
 def send_updates(
     result: TrainedChunk,
     layout: AdapterLayout,
-    exact: ExactSum,
+    intake: Intake,
     ledger: Ledger,
     *,
     round_number: int,
@@ -32,60 +62,116 @@ def send_updates(
     wire: CollectiveConfig,
     run_seed: int,
     store: ClientStore,
-) -> None:
-    """Send the updates of a chunk's clients and add what arrives to their model type's sum.
+    checks: UpdateChecks | None = None,
+) -> list[Verdict]:
+    """Send the updates of a chunk's clients and add those that count to their model type's sum.
 
     Under a codec with error feedback a client sends its update and what it still owes from earlier rounds, and keeps
-    what did not arrive.
+    what did not arrive. One whose update is refused owes what it owed before.
 
     Args:
         result: The trained chunk.
         layout: Its model type's adapter.
-        exact: This rank's sum for the model type; clients are added with weight n_k / N_m.
+        intake: This rank's sum for the model type; clients are added with weight n_k / N_m.
         ledger: Gets one entry a client and tensor group.
         round_number: The round.
-        num_rows_of_type: N_m, the rows of the whole cohort's clients of this type, on all ranks.
+        num_rows_of_type: N_m, the rows of all clients of this type that train in this round, on all ranks.
         wire: The codec up and its options.
         run_seed: For codecs that round at random.
         store: Keeps what clients owe.
+        checks: What is refused; None = what cannot be added up.
+
+    Returns:
+        Whether each client's update counts.
 
     Raises:
-        AggregationError: If an update is not finite or too large; names the client.
+        AggregationError: If an update is faulty and the run stops at those; names the client.
     """
-    clients, ids = result.chunk.clients, [client.client_id for client in result.chunk.clients]
+    checks = checks or UpdateChecks()
+    way_up = _WayUp(layout, ledger, round_number, wire, run_seed, store, checks)
+    clients = result.chunk.clients
     arrived_KP = torch.empty(len(clients), layout.num_travelling)
-    owed_KP = None
-    if codec_named(wire.wire).keeps_residual:
-        owed_KP = torch.stack([store.load_residual(client_id, layout.num_travelling) for client_id in ids])
-    for place, client_id in enumerate(ids):
-        for group, meant_G, columns in _messages(layout, result.update_KP[place], owed_KP, place):
-            draw = generator(run_seed, round_number, client_id, f"wire/{group}")
-            message = encode(meant_G.numpy(), wire.wire, draw, topk_share=wire.topk_share)
-            ledger.add(
-                round_number=round_number,
-                client_id=client_id,
-                model_type=layout.model_type,
-                direction="up",
-                group=group,
-                num_bytes=len(message),
-            )
-            arrived_KP[place, columns] = torch.from_numpy(decode(message, len(meant_G)))
-            if owed_KP is not None:
-                owed_KP[place, columns] = meant_G - arrived_KP[place, columns]
-    weights_K = torch.tensor([client.num_rows / num_rows_of_type for client in clients], dtype=torch.float64)
-    exact.add(arrived_KP, weights_K, ids)
-    if owed_KP is not None:
-        for client_id, owed_P in zip(ids, owed_KP, strict=True):
-            store.save_residual(client_id, owed_P.clone())
+    verdicts, owed = [], {}
+    for place, client in enumerate(clients):
+        verdict, owed_P = way_up.send(client.client_id, client.num_rows, result.update_KP[place], arrived_KP[place])
+        refuse_faulty(verdict, checks.limits)
+        verdicts.append(verdict)
+        if verdict.counts:
+            owed[place] = owed_P
+    if owed:
+        counted = [clients[place] for place in owed]
+        rows_KP = arrived_KP if len(owed) == len(clients) else arrived_KP[list(owed)]
+        weights_K = torch.tensor([client.num_rows / num_rows_of_type for client in counted], dtype=torch.float64)
+        intake.add(rows_KP, weights_K, [client.client_id for client in counted])
+    for place, owed_P in owed.items():
+        if owed_P is not None:
+            store.save_residual(clients[place].client_id, owed_P)
+    return verdicts
 
 
-def _messages(
-    layout: AdapterLayout, update_C: Tensor, owed_KP: Tensor | None, place: int
-) -> Iterator[tuple[str, Tensor, slice]]:
+@dataclass(frozen=True)
+class _WayUp:
+    """What a chunk's clients have in common on the way up; see `send_updates`."""
+
+    layout: AdapterLayout
+    ledger: Ledger
+    round_number: int
+    wire: CollectiveConfig
+    run_seed: int
+    store: ClientStore
+    checks: UpdateChecks
+
+    def send(self, client_id: int, num_rows: int, update_C: Tensor, arrived_P: Tensor) -> tuple[Verdict, Tensor | None]:
+        """Send one client's update; returns whether it counts, and what the client owes then (None = nothing)."""
+        owed_P = None
+        if codec_named(self.wire.wire).keeps_residual:
+            owed_P = self.store.load_residual(client_id, self.layout.num_travelling)
+        sent_C = self._sent(client_id, update_C)
+        try:
+            for group, meant_G, columns in _messages(self.layout, sent_C, owed_P):
+                arrived_P[columns] = self._over_the_wire(client_id, group, meant_G)
+                if owed_P is not None:
+                    owed_P[columns] = meant_G - arrived_P[columns]
+        except WireError as error:
+            return Verdict(client_id, "wrong_shape", str(error)), None
+        limits, num_elements = self.checks.limits, self.layout.num_travelling
+        verdict = judge_update(
+            client_id,
+            arrived_P,
+            num_elements=num_elements,
+            num_rows=num_rows,
+            limits=limits,
+            usual_norm=self.checks.usual_norm,
+        )
+        return verdict, owed_P
+
+    def _sent(self, client_id: int, update_C: Tensor) -> Tensor:
+        """Return what a client sends of what it trained: a hostile one something else."""
+        if self.checks.byzantine is None or client_id not in self.checks.hostile:
+            return update_C
+        draw = generator(self.run_seed, self.round_number, client_id, "byzantine")
+        return hostile_update(update_C, self.checks.byzantine, draw)
+
+    def _over_the_wire(self, client_id: int, group: str, meant_G: Tensor) -> Tensor:
+        """Send one group; returns what arrives."""
+        draw = generator(self.run_seed, self.round_number, client_id, f"wire/{group}")
+        message = encode(meant_G.numpy(), self.wire.wire, draw, topk_share=self.wire.topk_share)
+        self.ledger.add(
+            round_number=self.round_number,
+            client_id=client_id,
+            model_type=self.layout.model_type,
+            direction="up",
+            group=group,
+            num_bytes=len(message),
+        )
+        return torch.from_numpy(decode(message, len(meant_G)))
+
+
+def _messages(layout: AdapterLayout, update_C: Tensor, owed_P: Tensor | None) -> Iterator[tuple[str, Tensor, slice]]:
     """Go through a client's tensor groups: name, what it means to send, and where that is among what travels."""
     start = 0
     for group, columns in layout.group_columns.items():
         end = start + columns.stop - columns.start
-        meant_G = update_C[columns] if owed_KP is None else update_C[columns] + owed_KP[place, start:end]
+        meant_G = update_C[columns] if owed_P is None else update_C[columns] + owed_P[start:end]
         yield group, meant_G, slice(start, end)
         start = end

@@ -34,3 +34,10 @@ def test_what_a_checkpoint_holds_does_not_change(tmp_path):
     store.replace_with(saved)
     assert torch.equal(store.load_residual(7, 3), torch.ones(3))
     assert store.paths(9) == ()
+
+
+def test_values_that_are_not_finite_do_not_replace_sound_ones(tmp_path):
+    store = ClientStore(tmp_path / "clients", run_seed=0)
+    store.save(7, LAYOUT, torch.tensor([4.0, 5.0]))
+    store.save(7, LAYOUT, torch.tensor([4.0, torch.nan]))
+    assert torch.equal(store.load(7, LAYOUT)["own"], torch.tensor([4.0, 5.0]))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from heterotune import uplink
 from heterotune.adapters.bank import HeadFrame
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.aggregation.exact import ExactSum
 from heterotune.client_store import ClientStore
+from heterotune.collective import wire
 from heterotune.collective.ledger import Ledger
 from heterotune.collective.single import SingleChannel
 from heterotune.collective.wire import HEADER_BYTES
+from heterotune.config.fault_options import Byzantine, UpdateLimits
 from heterotune.config.schema import CollectiveConfig
 from heterotune.downlink import Downlink
 from heterotune.errors import AggregationError
@@ -19,7 +24,7 @@ from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
 from heterotune.server import GlobalAdapters
 from heterotune.training.local import TrainedChunk
-from heterotune.uplink import send_updates
+from heterotune.uplink import UpdateChecks, send_updates
 
 LAYOUT = AdapterLayout(
     "a",
@@ -41,9 +46,9 @@ def trained(update_KP):
 def send(tmp_path):
     """Send the updates of the two clients; returns the sum and the ledger."""
 
-    def send(update_KP, wire: str = "fp32", round_number: int = 3):
+    def send(update_KP, wire: str = "fp32", round_number: int = 3, checks: UpdateChecks | None = None):
         exact, ledger = ExactSum(LAYOUT.num_travelling), Ledger()
-        send_updates(
+        send.verdicts = send_updates(
             trained(update_KP),
             LAYOUT,
             exact,
@@ -53,6 +58,7 @@ def send(tmp_path):
             wire=CollectiveConfig(wire=wire, topk_share=0.3),
             run_seed=1,
             store=ClientStore(tmp_path / "clients", run_seed=1),
+            checks=checks,
         )
         return exact, ledger
 
@@ -73,12 +79,42 @@ def test_what_arrives_is_the_weighted_mean_of_what_travels(send):
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16", "int8", "topk"])
 @pytest.mark.parametrize("bad", ["nan", "-inf"])
-def test_an_update_that_is_not_finite_is_refused_by_client(send, tmp_path, wire, bad):
+def test_an_update_that_is_not_finite_is_left_out(send, tmp_path, wire, bad):
+    send(torch.ones(2, 9), wire, 1)  # under topk both owe something now
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("clients/*")}
     update_KP = torch.ones(2, 9)
     update_KP[1, LAYOUT.columns["w.V"].start] = float(bad)
-    with pytest.raises(AggregationError, match="client 9: its update of update is not finite"):
-        send(update_KP, wire)
+    exact, ledger = send(update_KP, wire, 2)
+    assert [(verdict.client_id, verdict.reason) for verdict in send.verdicts] == [(4, None), (9, "not_finite")]
+    assert exact.num_clients == 1 and torch.isfinite(exact.to_float64()).all() and exact.sum_P.any()
+    assert {entry.client_id for entry in ledger} == {4, 9}  # it did travel
+    after = {path.name: path.read_bytes() for path in tmp_path.glob("clients/*")}
+    assert bool(before) == (wire == "topk") and before.keys() == after.keys()
+    assert all((after[name] == content) == ("9" in name) for name, content in before.items())
+
+
+def test_a_faulty_update_stops_a_run_that_asks_for_it(send, tmp_path):
+    update_KP = torch.ones(2, 9)
+    update_KP[1, LAYOUT.columns["w.V"].start] = math.nan
+    told = r"client 9: its update is refused \(not_finite: 1 of 7 elements are not finite\)"
+    with pytest.raises(AggregationError, match=told):
+        send(update_KP, "topk", checks=UpdateChecks(UpdateLimits(faulty="stop")))
     assert not (tmp_path / "clients").exists()
+
+
+def test_a_message_of_the_wrong_length_is_left_out(send, monkeypatch):
+    monkeypatch.setattr(uplink, "encode", lambda values, *_, **__: wire.encode(values[:-1]))
+    exact, _ = send(torch.ones(2, 9))
+    assert [verdict.reason for verdict in send.verdicts] == ["wrong_shape"] * 2 and exact.num_clients == 0
+    assert send.verdicts[0].detail == "an update has 3 elements where 4 were expected"
+
+
+def test_a_hostile_client_sends_something_else(send):
+    update_KP = torch.arange(18.0).view(2, 9)
+    checks = UpdateChecks(hostile=frozenset([9]), byzantine=Byzantine(behaviour="sign_flip", share=0.5))
+    hostile, _ = send(update_KP, checks=checks)
+    update_KP[1] *= -1
+    assert torch.equal(hostile.sum_P, send(update_KP)[0].sum_P)
 
 
 @pytest.mark.parametrize(("wire", "payloads"), [("bf16", (6, 8)), ("int8", (7, 8)), ("topk", (16, 16))])
@@ -115,9 +151,9 @@ def test_frozen_tensors_are_downloaded_once_wherever_the_client_trains():
         for rank in ranks:
             rank.broadcast(adapters, channel, "fp32", round_number)
         ledger = Ledger()
-        downlink.note(CHUNK, LAYOUT, ledger, round_number)
+        downlink.note(CHUNK.clients, ledger, round_number)
         for rank in ranks:
-            rank.remember([CHUNK])
+            rank.remember(CHUNK.clients)
         groups.append({entry.group: entry.num_bytes for entry in ledger if entry.client_id == 4})
     values = {"dema.type": HEADER_BYTES + 12, "dema.head": HEADER_BYTES + 16}
     assert groups[0] == {

@@ -181,9 +181,9 @@ def make_unreadable(folder: Path) -> str:
 
 
 def use_later_format(folder: Path) -> str:
-    about = load_file(records(folder)[0])["about"].tobytes().replace(b'"version": 1', b'"version": 9')
+    about = load_file(records(folder)[0])["about"].tobytes().replace(b'"version": 2', b'"version": 9')
     rewrite(folder, about=np.frombuffer(about, dtype=np.uint8))
-    return "version 9 of the format; this program reads 1"
+    return "version 9 of the format; this program reads 2"
 
 
 def drop_clients_from_sum(folder: Path) -> str:

@@ -27,4 +27,5 @@ def hostile_update(update_P: Tensor, chosen: Byzantine, draw: np.random.Generato
     if chosen.behaviour == "gaussian_noise":
         noise_P = torch.from_numpy(draw.standard_normal(update_P.numel()))
         return (update_P.double() + chosen.sigma * noise_P).to(update_P.dtype)
-    return torch.full_like(update_P, chosen.value if chosen.behaviour == "same_value" else 0.0)
+    value = chosen.value if chosen.behaviour == "same_value" else 0.0
+    return torch.full_like(update_P, value, dtype=torch.float64).to(update_P.dtype)  # too large a value is infinity

@@ -32,7 +32,7 @@ class Verdict:
         client_id: The client.
         reason: Why it does not count; None = it counts.
         detail: What was seen, for the log.
-        norm: The update's Euclidean norm; None where there is no update of the right shape with finite elements.
+        norm: The update's Euclidean norm, where a limit asks for it and there is an update with finite elements.
     """
 
     client_id: int
@@ -72,11 +72,12 @@ def judge_update(
         return Verdict(client_id, "empty", "it has no rows")
     if update_P.shape != (num_elements,):
         return Verdict(client_id, "wrong_shape", f"shape {tuple(update_P.shape)}, expected {(num_elements,)}")
-    if not torch.isfinite(update_P).all():
+    peak = _peak(update_P)
+    if not peak < float("inf"):
         num_bad = int((~torch.isfinite(update_P)).sum())
         return Verdict(client_id, "not_finite", f"{num_bad} of {num_elements} elements are not finite")
-    norm = squared_norm(update_P) ** 0.5
-    too_large = _too_large(update_P, norm, limits, usual_norm)
+    norm = squared_norm(update_P) ** 0.5 if limits.need_norms else None
+    too_large = _too_large(peak, norm, limits, usual_norm)
     return Verdict(client_id, "too_large" if too_large else None, too_large, norm)
 
 
@@ -129,11 +130,19 @@ def round_goes_on(num_counted: int, *, min_clients: int, too_few: Literal["skip"
     return False
 
 
-def _too_large(update_P: Tensor, norm: float, limits: UpdateLimits, usual_norm: float | None) -> str:
+def _peak(update_P: Tensor) -> float:
+    """Return the largest absolute element, NaN if one is."""
+    if update_P.numel() == 0:
+        return 0.0
+    return float(torch.maximum(-update_P.amin(), update_P.amax()))
+
+
+def _too_large(peak: float, norm: float | None, limits: UpdateLimits, usual_norm: float | None) -> str:
     """Return what is too large about an update, "" if nothing is."""
-    peak = float(update_P.abs().max()) if update_P.numel() else 0.0
     if peak >= LIMIT:
         return f"an element reaches {peak:.6g}, {LIMIT:.0f} and above cannot be summed"
+    if norm is None:
+        return ""
     if limits.max_norm is not None and norm > limits.max_norm:
         return f"norm {norm:.6g} is above max_norm = {limits.max_norm:g}"
     if limits.max_norm_factor is not None and usual_norm is not None and norm > limits.max_norm_factor * usual_norm:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from heterotune.config.field_types import LARGEST_FLEET
 from heterotune.config.nearest import suggestion
+from heterotune.config.protection_checks import PROTECTION_CHECKS
 
 if TYPE_CHECKING:
     from heterotune.config.method_options import HeterotuneOptions, LocalConfig
@@ -148,4 +149,5 @@ _CHECKS = (
     (_compared, ("compare_with", "strategy")),
     (_decay_of_differences, ("local", "strategy", "compare_with")),
     (_shared_ranks, ("fleet", "heterotune", "strategy", "compare_with")),
+    *PROTECTION_CHECKS,
 )

@@ -74,6 +74,11 @@ class UpdateLimits(Section):
     max_norm_factor: Annotated[Number, Field(gt=1)] | None = None
     """Largest norm as a multiple of the median norm in the model type's last round, above 1; null = no limit."""
 
+    @property
+    def need_norms(self) -> bool:
+        """True if an update's norm must be known to judge it."""
+        return self.max_norm is not None or self.max_norm_factor is not None
+
 
 class SlowClients(Section):
     """Simulated speed of clients: seconds = steps x `seconds_per_step` x the client's own factor, fixed for a run."""

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from heterotune.config.cross_checks import cross_field_problems
 from heterotune.config.deepspeed_json import NO_DEEPSPEED
+from heterotune.config.fault_options import MisbehaviourOptions, UpdateLimits
 from heterotune.config.field_types import (
     LARGEST_LIST,
     Count,
@@ -171,6 +172,10 @@ class CohortConfig(Section):
     """Share of the fleet, above 0 and at most 1; 1.0 when neither `fraction` nor `clients` is given."""
     clients: Count | None = None
     """Number of clients, at least 1 and at most the fleet's; instead of `fraction`."""
+    min_clients: Count = 1
+    """Fewest clients whose updates must count in a round, over all model types, at least 1."""
+    too_few: Literal["skip", "stop"] = "skip"
+    """What to do with a round with fewer: leave the adapters as they are and go on, or stop the run."""
 
     @model_validator(mode="before")
     @classmethod
@@ -313,6 +318,10 @@ class RunConfig(Section):
     """Clients that train together."""
     collective: CollectiveConfig = CollectiveConfig()
     """How updates travel."""
+    updates: UpdateLimits = UpdateLimits()
+    """Which updates are left out of a round."""
+    misbehaviour: MisbehaviourOptions = MisbehaviourOptions()
+    """Clients that go missing, come late or are hostile, on purpose."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """What is kept so that the run can go on later."""
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -49,15 +49,26 @@ def sample_cohort(
     Returns:
         The cohort in client order.
     """
-    by_type: dict[int, list[Client]] = {}
-    for client in clients:
-        by_type.setdefault(client.model_type, []).append(client)
+    by_type = _by_type(clients)
     draw = generator(run_seed, round_number, NO_CLIENT, "cohort")
     cohort_clients: list[Client] = []
     for model_type, count in _counts(by_type, cohort).items():
         chosen = draw.choice(len(by_type[model_type]), size=count, replace=False)
         cohort_clients += [by_type[model_type][place] for place in chosen]
     return tuple(sorted(cohort_clients, key=lambda client: client.client_id))
+
+
+def cohort_counts(clients: Sequence[Client], cohort: CohortConfig) -> dict[int, int]:
+    """Return how many clients of each model type take part in a round; the same in every round."""
+    return _counts(_by_type(clients), cohort)
+
+
+def _by_type(clients: Sequence[Client]) -> dict[int, list[Client]]:
+    """Return the clients of each model type that has any."""
+    by_type: dict[int, list[Client]] = {}
+    for client in clients:
+        by_type.setdefault(client.model_type, []).append(client)
+    return by_type
 
 
 def _counts(by_type: dict[int, list[Client]], cohort: CohortConfig) -> dict[int, int]:

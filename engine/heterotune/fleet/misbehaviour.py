@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from heterotune.config.fault_options import Byzantine, SlowClients
+from heterotune.config.fault_options import Byzantine, MisbehaviourOptions, SlowClients
 from heterotune.errors import ConfigError
 from heterotune.fleet.clients import Client
 from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
 
+Absence = Literal["dropped_out", "late"]
+
+
+def absences(
+    cohort: Sequence[Client],
+    chosen: MisbehaviourOptions,
+    *,
+    num_steps: Mapping[int, int],
+    run_seed: int,
+    round_number: int,
+) -> dict[Client, Absence]:
+    """Return the clients of a cohort whose updates will not come, and why; in the cohort's order.
+
+    Args:
+        cohort: The clients of the round.
+        chosen: How many drop out, and how slow they are.
+        num_steps: Client id -> local steps.
+        run_seed: The run's seed.
+        round_number: The round.
+    """
+    absent: dict[Client, Absence] = {}
+    for client in cohort:
+        client_id = client.client_id
+        if drops_out(client_id, dropout=chosen.dropout, run_seed=run_seed, round_number=round_number):
+            absent[client] = "dropped_out"
+        elif is_late(client_id, num_steps[client_id], chosen.slow, run_seed=run_seed):
+            absent[client] = "late"
+    return absent
+
 
 def drops_out(client_id: int, *, dropout: float, run_seed: int, round_number: int) -> bool:
     """Return True if a client of the cohort is lost in this round before it sends anything: probability `dropout`."""
-    return bool(generator(run_seed, round_number, client_id, "dropout").random() < dropout)
+    return dropout > 0.0 and bool(generator(run_seed, round_number, client_id, "dropout").random() < dropout)
 
 
 def speed_factor(client_id: int, slow: SlowClients, *, run_seed: int) -> float:

@@ -23,6 +23,7 @@ def send(update_P: torch.Tensor, client_id: int = 3, round_number: int = 1, **op
         ({"behaviour": "scale"}, [10.0, -20.0]),
         ({"behaviour": "scale", "factor": -0.5}, [-0.5, 1.0]),
         ({"behaviour": "same_value"}, [1.0, 1.0]),
+        ({"behaviour": "same_value", "value": 1e39}, [float("inf"), float("inf")]),
         ({"behaviour": "same_value", "value": -3.0}, [-3.0, -3.0]),
         ({"behaviour": "zero"}, [0.0, 0.0]),
     ],

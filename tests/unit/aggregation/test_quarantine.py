@@ -31,7 +31,7 @@ def test_a_sound_update_counts():
     assert judge([3.0, 4.0]) == Verdict(7, norm=5.0) and judge([3.0, 4.0]).counts
     assert judge([3.0, 4.0], usual_norm=5.0 / 3.0).counts  # exactly at the limit
     assert judge([6.0, 8.0]).counts
-    assert judge([4000.0, 3000.0], limits=UpdateLimits()).counts  # no limit by default
+    assert judge([4000.0, 3000.0], limits=UpdateLimits()) == Verdict(7)  # no limit by default, so no norm
     assert judge([], num_elements=0) == Verdict(7, norm=0.0)
 
 

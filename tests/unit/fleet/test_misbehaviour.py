@@ -6,10 +6,17 @@ import math
 
 import pytest
 
-from heterotune.config.fault_options import Byzantine, SlowClients
+from heterotune.config.fault_options import Byzantine, MisbehaviourOptions, SlowClients
 from heterotune.errors import ConfigError
 from heterotune.fleet.clients import Client
-from heterotune.fleet.misbehaviour import drops_out, hostile_clients, is_late, simulated_seconds, speed_factor
+from heterotune.fleet.misbehaviour import (
+    absences,
+    drops_out,
+    hostile_clients,
+    is_late,
+    simulated_seconds,
+    speed_factor,
+)
 
 CLIENTS = tuple(
     Client(client_id, model_type, 5) for client_id, model_type in enumerate([0] * 10 + [1] * 4) if client_id != 2
@@ -35,6 +42,18 @@ def test_a_client_is_late_after_the_deadline():
     assert simulated_seconds(1, 10, alike, run_seed=0) == 20.0
     assert not is_late(1, 10, alike, run_seed=0) and is_late(1, 11, alike, run_seed=0)
     assert not is_late(1, 10**6, None, run_seed=0)
+
+
+def test_absent_clients_are_lost_or_late():
+    slow = SlowClients(spread=0.0, deadline_seconds=10.0)
+    num_steps = {client.client_id: 20 if client.client_id > 6 else 5 for client in CLIENTS}
+    chosen = MisbehaviourOptions(dropout=0.5, slow=slow)
+    absent = absences(CLIENTS, chosen, num_steps=num_steps, run_seed=1, round_number=2)
+    lost = [client for client in CLIENTS if drops_out(client.client_id, dropout=0.5, run_seed=1, round_number=2)]
+    late = [client for client in CLIENTS if client.client_id > 6 and client not in lost]
+    assert lost and late
+    assert absent == {**dict.fromkeys(lost, "dropped_out"), **dict.fromkeys(late, "late")}
+    assert absences(CLIENTS, MisbehaviourOptions(), num_steps=num_steps, run_seed=1, round_number=2) == {}
 
 
 def test_hostile_clients_are_a_share_of_each_model_type():

@@ -1,0 +1,50 @@
+"""What is checked of a run's protection before any rank starts, when its clients are known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from heterotune.config.fault_options import Byzantine, MisbehaviourOptions
+from heterotune.config.load import parse_run
+from heterotune.config.schema import RunConfig
+from heterotune.errors import ConfigError
+from heterotune.fleet.clients import Client
+from heterotune.preflight import check_protection
+
+TYPES = (SimpleNamespace(name="small", index=0), SimpleNamespace(name="large", index=1))
+CLIENTS = tuple(Client(number, number // 6, 10) for number in range(12) if number != 3)
+
+
+def config(**changes: object) -> RunConfig:
+    fleet = [{"name": "small", "model": "embedded:small", "clients": 6}]
+    fleet.append({"name": "large", "model": "embedded:large", "clients": 6})
+    return parse_run({"name": "tiny", "rounds": 4, "fleet": fleet, "data": {"source": "embedded:stdlib"}, **changes})
+
+
+def test_a_default_run_passes() -> None:
+    check_protection(config(), TYPES, CLIENTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"cohort": {"clients": 4, "min_clients": 5}}, "cohort.min_clients = 5 is more than the 4 clients"),
+        (
+            {"misbehaviour": {"byzantine": {"behaviour": "zero", "clients": [3]}}},
+            "misbehaviour.byzantine.clients: 3 is no client with rows in this fleet",
+        ),
+    ],
+)
+def test_what_a_round_cannot_do_is_refused(changes: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        check_protection(config(**changes), TYPES, CLIENTS)
+
+
+def test_sections_are_told_in_the_run_file() -> None:
+    byzantine = {"behaviour": "scale", "share": 0.2}
+    chosen = config(misbehaviour={"dropout": 0.1, "byzantine": byzantine}, updates={"max_norm": 3.0})
+    assert chosen.misbehaviour == MisbehaviourOptions(dropout=0.1, byzantine=Byzantine(**byzantine))
+    with pytest.raises(ConfigError, match="names client 12, and the fleet has 12. Name ids from 0 to 11."):
+        config(misbehaviour={"byzantine": {"behaviour": "zero", "clients": [12]}})
