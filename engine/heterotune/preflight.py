@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heterotune.config.fault_options import AggregateOptions
-from heterotune.config.privacy_options import SecureAggregationOptions
+from heterotune.adapters.tables import adapter_layout
 from heterotune.config.protection_checks import cohort_problems
 from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData, build_federated_data, build_public_rows
 from heterotune.data.text_tokenizer import TextTokenizer, load_fleet_tokenizer
 from heterotune.data.tokenizing import Rows
 from heterotune.errors import ConfigError, ModelError
-from heterotune.fleet.clients import Client, cohort_counts, enlist_clients
+from heterotune.fleet.clients import Client, cohort_counts, enlist_clients, populations
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
 
@@ -48,6 +47,7 @@ def check(config: RunConfig) -> CheckedRun:
     data = build_federated_data(config.data, config.evaluate, tokenizer, num_clients, run_seed=config.seed)
     clients = enlist_clients(model_types, [len(rows) for rows in data.train])
     check_protection(config, model_types, clients)
+    config = with_picked_noise(config, model_types, clients)
     return CheckedRun(config, model_types, tokenizer, data, clients)
 
 
@@ -59,11 +59,33 @@ def check_protection(config: RunConfig, model_types: Sequence[ModelType], client
     """
     sizes = {model_types[place].name: count for place, count in cohort_counts(clients, config.cohort).items()}
     problems = cohort_problems(
-        sizes, AggregateOptions(), SecureAggregationOptions(), min_clients=config.cohort.min_clients
+        sizes, config.aggregate, config.secure_aggregation, min_clients=config.cohort.min_clients
     )
     if problems:
         raise ConfigError(problems)
     hostile_clients(clients, config.misbehaviour.byzantine, run_seed=config.seed)
+
+
+def with_picked_noise(config: RunConfig, model_types: Sequence[ModelType], clients: Sequence[Client]) -> RunConfig:
+    """Return the run with the noise that privacy.noise_multiplier = auto means.
+
+    Raises:
+        ConfigError: If the noise leaves the range of exact sums, or dp-accounting is not installed.
+    """
+    if config.privacy.mechanism == "none":
+        return config
+    from heterotune.privacy.account import picked_noise  # imports torch
+
+    of_type = populations(clients, config.cohort)
+    methods = (config.strategy, *config.compare_with)
+    layouts, of_layout = [], {}
+    for method in methods:
+        for model_type in model_types:
+            if model_type.index in of_type:
+                of_layout[len(layouts)] = of_type[model_type.index]
+                layouts.append(adapter_layout(method, config, model_type, model_types))
+    privacy = picked_noise(config.privacy, layouts, of_layout, num_rounds=config.rounds)
+    return config.model_copy(update={"privacy": privacy})
 
 
 def has_head(config: RunConfig) -> bool:

@@ -130,9 +130,7 @@ def _parsed(tensors: Mapping[str, np.ndarray]) -> Record:
         raise ValueError(f"version {about['version']} of the format; this program reads {VERSION}")
     losses = [tuple(row) for row in about["losses"]]
     passes = [tuple(row) for row in about["passes"]]
-    verdicts = [Verdict(*row) for row in about["verdicts"]]
-    if any(verdict.reason not in (None, *REASONS) for verdict in verdicts):
-        raise ValueError("a verdict whose reason nobody knows")
+    verdicts = [_verdict(*row) for row in about["verdicts"]]
     return Record(
         start=RoundStart(**about["start"]),
         chunks=tuple((place, tuple(client_ids)) for place, client_ids in about["chunks"]),
@@ -140,3 +138,12 @@ def _parsed(tensors: Mapping[str, np.ndarray]) -> Record:
         notes=RoundNotes(losses, passes, Ledger.from_bytes(tensors["ledger"].tobytes()), verdicts),
         client_files=about["clients"],
     )
+
+
+def _verdict(client_id: object, reason: object, detail: object, norm: object) -> Verdict:
+    """Return a verdict if it is one: nothing in a file is trusted."""
+    if type(client_id) is not int or reason not in (None, *REASONS):
+        raise ValueError(f"a verdict on client {client_id!r} with the reason {reason!r}")
+    if not isinstance(detail, str) or not (norm is None or isinstance(norm, float)):
+        raise ValueError(f"a verdict on client {client_id} with the norm {norm!r}")
+    return Verdict(client_id, reason, detail, norm)

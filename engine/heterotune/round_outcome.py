@@ -51,10 +51,11 @@ def agree_on_outcome(plan: RoundPlan, mine: Sequence[Verdict], channel: Channel)
 def _counts(plan: RoundPlan, verdicts: Sequence[Verdict]) -> CohortCounts:
     """Count who counts. Weights were shares of all that trained, so the means of fewer clients are scaled up."""
     counting = {verdict.client_id for verdict in verdicts if verdict.counts}
-    num_clients, num_rows = dict.fromkeys(plan.num_rows, 0), dict.fromkeys(plan.num_rows, 0)
+    num_clients, num_rows = dict.fromkeys(plan.places, 0), dict.fromkeys(plan.places, 0)
     for client in plan.trained:
         if client.client_id in counting:
             num_clients[client.model_type] += 1
             num_rows[client.model_type] += client.num_rows
-    scale = {place: plan.num_rows[place] / rows for place, rows in num_rows.items() if 0 < rows < plan.num_rows[place]}
+    all_rows = plan.num_rows
+    scale = {place: all_rows[place] / rows for place, rows in num_rows.items() if 0 < rows < all_rows[place]}
     return CohortCounts(num_clients, num_rows, scale)

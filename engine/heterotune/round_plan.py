@@ -52,6 +52,11 @@ class RoundPlan:
             rows[chunk.model_type] = rows.get(chunk.model_type, 0) + sum(client.num_rows for client in chunk.clients)
         return rows
 
+    @cached_property
+    def places(self) -> tuple[int, ...]:
+        """The model types of the cohort, in their order, whether anybody of them trains or not."""
+        return tuple(sorted(self.num_drawn))
+
     def chunks_of(self, mpi_rank: int, place: int) -> list[Chunk]:
         """Return the chunks of a model type that a rank trains."""
         return [chunk for chunk in self.by_rank[mpi_rank] if chunk.model_type == place]

@@ -76,6 +76,7 @@ class Simulation:
             self.heldout = heldout_batches(federation.data.heldout, self.config.evaluate.batch_size, federation.device)
             self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
             self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)
+        self.protection = Protection(self.config, federation.clients, self.layouts, journal)
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
         self.background = Background("saving")
         self.progress = RoundProgress(
@@ -83,10 +84,9 @@ class Simulation:
             self.store,
             self.background,
             num_elements=[layout.num_travelling for layout in self.layouts],
-            every_seconds=self.config.checkpoint.progress_every_seconds,
+            every_seconds=self.protection.progress_seconds,
         )
         self.checkpoints = Checkpointing(self.config.checkpoint, journal, self.progress, self.background)
-        self.protection = Protection(self.config, federation.clients)
         self.training = ChunkTraining(federation, self.attached, self.adapters, self.store, journal)
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
         self.rounds_done = 0
@@ -157,13 +157,15 @@ class Simulation:
         Raises:
             RunStopped: If some rank was asked to stop and left; what is finished is saved. On every rank alike.
         """
-        sums, mpi_rank = self.sums.begin(plan.num_rows), self.channel.mpi_rank
+        sums, mpi_rank = self.sums.begin(plan.places), self.channel.mpi_rank
+        self.protection.begin(plan)
         leaving = Leaving(plan, self.federation.backbones, self.progress, self.journal)
         for place in range(len(self.layouts)):
             mine, num_passes = [] if leaving.has_left else plan.chunks_of(mpi_rank, place), 0
             for chunk, prepared in prefetch(mine, partial(self.training.prepare, plan.round_number)):
                 trained = self.training.train(plan.round_number, chunk, prepared)
-                self.training.send(plan, trained, self.downlink, self.protection.checks(place), sums[place])
+                checks, intake = self.protection.checks(place), self.protection.intake(place, sums[place])
+                self.training.send(plan, trained, self.downlink, checks, intake)
                 with self.journal.phase("progress"):
                     self.progress.chunk_done(chunk, sums)
                 num_passes += chunk.num_passes
@@ -186,7 +188,7 @@ class Simulation:
         with self.journal.phase("gather"):
             outcome = agree_on_outcome(plan, self.journal.take_verdicts(), self.channel)
             goes_on = self.protection.goes_on(outcome, plan.round_number)
-            updates = self.topology.gather(self.sums, outcome.counts) if goes_on else None
+            updates = self.protection.gather(self.topology, self.sums, outcome) if goes_on else None
         self.journal.metrics(plan.round_number, self.protection.metrics(outcome, goes_on=goes_on))
         if self.channel.mpi_rank == ROOT:
             self.downlink.note(plan.absent, self.journal.ledger, plan.round_number)

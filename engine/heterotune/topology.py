@@ -6,15 +6,16 @@ the same blocks in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from heterotune.aggregation.exact import NUM_COUNTERS, check_counters, to_float64_in_place
+from heterotune.aggregation.exact import NUM_COUNTERS, ExactSum, check_counters, to_float64_in_place
 from heterotune.aggregation.gram import Grams, whole_grams
 from heterotune.aggregation.round_sums import RoundSums
 from heterotune.aggregation.slices import Slices, cut
@@ -22,8 +23,14 @@ from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.sharded_grams import ShardedGrams
 from heterotune.config.field_types import TopologyName
 from heterotune.downlink import Downlink
+from heterotune.privacy.gaussian_mechanism import add_noise
 from heterotune.server import GlobalAdapters
 from heterotune.strategies.strategy import TypeUpdate
+
+Noise = Callable[[int], np.ndarray]
+"""Place of a model type -> integers on the grid of its sum, int64, shape (P,)."""
+Unmask = Callable[[int, ExactSum], bool]
+"""Takes the masks off a model type's sum, in place; returns False if too few clients stayed, and the type is lost."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class CohortCounts:
 
     Attributes:
         num_clients: In its sum.
-        num_rows: Of these clients.
+        num_rows: Of these clients, or what else the type weighs among others; a type with none is left out.
         scale: What makes of a sum the mean over these clients, where the weights were made for more of them.
     """
 
@@ -47,8 +54,16 @@ class Topology(Protocol):
     grams: Grams
     """Gives a strategy dot products of what `gather` returned."""
 
-    def gather(self, sums: RoundSums, counts: CohortCounts) -> list[TypeUpdate] | None:
+    def gather(
+        self, sums: RoundSums, counts: CohortCounts, noise: Noise | None = None, unmask: Unmask | None = None
+    ) -> list[TypeUpdate] | None:
         """Add up all ranks' sums, which are then used up.
+
+        Args:
+            sums: This rank's.
+            counts: Who is in all ranks' sums.
+            noise: What is added to a complete sum; None = nothing.
+            unmask: Takes the masks off a complete sum before that; None = there are none. At a root only.
 
         Returns:
             The mean update of each model type with clients that count, as much of it as this rank combines; None on a
@@ -84,7 +99,9 @@ class RootTopology:
         self._adapters, self._channel = adapters, channel
         self.grams: Grams = whole_grams
 
-    def gather(self, sums: RoundSums, counts: CohortCounts) -> list[TypeUpdate] | None:
+    def gather(
+        self, sums: RoundSums, counts: CohortCounts, noise: Noise | None = None, unmask: Unmask | None = None
+    ) -> list[TypeUpdate] | None:
         """Add up all sums in one call; the means stay where the sums were."""
         self._channel.sum_to_root(sums.as_array())
         if self._channel.mpi_rank != ROOT:
@@ -92,8 +109,12 @@ class RootTopology:
         updates = []
         for place, exact in sums.of_place.items():
             layout = self._adapters.layouts[place]
+            if unmask is not None and not unmask(place, exact):
+                continue
+            if noise is not None:
+                add_noise(exact, noise(place))
             mean_P = exact.finish(num_clients=counts.num_clients[place])
-            if counts.num_clients[place] == 0:
+            if counts.num_rows[place] == 0:
                 continue
             if place in counts.scale:
                 mean_P *= counts.scale[place]
@@ -135,9 +156,12 @@ class ShardedTopology:
         """Dot products of the round's slices."""
         return ShardedGrams(self._round_slices, self._channel)
 
-    def gather(self, sums: RoundSums, counts: CohortCounts) -> list[TypeUpdate] | None:
+    def gather(
+        self, sums: RoundSums, counts: CohortCounts, noise: Noise | None = None, unmask: Unmask | None = None
+    ) -> list[TypeUpdate] | None:
         """Add up all sums, each rank its slice; the means stay in the slice."""
-        places = [place for place in sums.of_place if counts.num_clients[place]]
+        assert unmask is None, "a slice of a masked sum cannot be unmasked"
+        places = [place for place in sums.of_place if counts.num_rows[place]]
         num_holders = {key: sum(key in self._columns[place] for place in places) for key in self._sizes}
         self._slices = cut(self._sizes, num_holders, self._channel.num_ranks)
         bounds = self._pack(sums, places)
@@ -146,6 +170,8 @@ class ShardedTopology:
         counters = mine[: NUM_COUNTERS * len(places)].view(-1, NUM_COUNTERS).tolist()
         for place, counter in zip(places, counters, strict=True):
             check_counters(counter, group=sums.of_place[place].group, num_clients=counts.num_clients[place])
+        if noise is not None:
+            self._add_noise(mine[NUM_COUNTERS * len(places) :], {place: noise(place) for place in places})
         means = self._means(places, to_float64_in_place(mine[NUM_COUNTERS * len(places) :]))
         for place, scale in counts.scale.items():
             for mean in means[place].values():
@@ -193,6 +219,13 @@ class ShardedTopology:
                 if key in self._columns[place]:
                     start = self._columns[place][key].start
                     yield key, place, slice(start + part.start, start + part.stop)
+
+    def _add_noise(self, mine: Tensor, noise_of: Mapping[int, np.ndarray]) -> None:
+        """Add this rank's part of the noise to its slice, in place."""
+        for _, place, columns in self._runs(self._channel.mpi_rank, list(noise_of)):
+            size = columns.stop - columns.start
+            mine[:size] += torch.from_numpy(noise_of[place][columns])
+            mine = mine[size:]
 
     def _pack(self, sums: RoundSums, places: Sequence[int]) -> list[int]:
         """Copy sums into the order of slices, each after the counters of all types; returns the slices' bounds."""

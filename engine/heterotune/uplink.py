@@ -14,6 +14,7 @@ from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.aggregation.byzantine import hostile_update
+from heterotune.aggregation.distances import clip_factors, update_norms
 from heterotune.aggregation.quarantine import Verdict, judge_update, refuse_faulty
 from heterotune.client_store import ClientStore
 from heterotune.collective.codecs import codec_named
@@ -22,6 +23,7 @@ from heterotune.collective.wire import decode, encode
 from heterotune.config.fault_options import Byzantine, UpdateLimits
 from heterotune.config.schema import CollectiveConfig
 from heterotune.errors import WireError
+from heterotune.privacy.gaussian_mechanism import clip_updates
 from heterotune.randomness import generator
 from heterotune.training.local import TrainedChunk
 
@@ -35,6 +37,41 @@ class Intake(Protocol):
 
 
 @dataclass(frozen=True)
+class ClippedSum:
+    """Stands before a sum and lets no client weigh more than an update of some norm: the rule norm_clipping."""
+
+    intake: Intake
+    max_norm: float
+
+    def add(self, update_KP: Tensor, weight_K: Tensor, client_ids: Sequence[int]) -> None:
+        """Add clients with weights w_k min(1, max_norm / norm_k)."""
+        factor_K = clip_factors(update_norms(update_KP, client_ids), self.max_norm)
+        self.intake.add(update_KP, weight_K * factor_K, client_ids)
+
+
+@dataclass(frozen=True)
+class PrivateSum:
+    """Stands before a sum that will get noise: clips every client, and lets all weigh the same.
+
+    Attributes:
+        intake: The sum.
+        layout: The model type's adapter.
+        clip_norms: Part of a sum -> C.
+        num_drawn: K, the type's clients that were drawn, whatever became of them.
+    """
+
+    intake: Intake
+    layout: AdapterLayout
+    clip_norms: dict[str, float]
+    num_drawn: int
+
+    def add(self, update_KP: Tensor, weight_K: Tensor, client_ids: Sequence[int]) -> None:
+        """Add clients with weights 1 / K; their rows are clipped in place."""
+        clip_updates(update_KP, self.layout, self.clip_norms, client_ids)
+        self.intake.add(update_KP, torch.full_like(weight_K, 1.0 / self.num_drawn), client_ids)
+
+
+@dataclass(frozen=True)
 class UpdateChecks:
     """What is known of a model type's clients before their updates come.
 
@@ -43,12 +80,14 @@ class UpdateChecks:
         usual_norm: Median norm of the type's last round, None where nobody asks or there was none.
         hostile: Ids of clients that send something else than what they trained.
         byzantine: What they send.
+        is_masked: Whether a client's update travels masked, in another message than the wire's, which is not counted.
     """
 
     limits: UpdateLimits = UpdateLimits()
     usual_norm: float | None = None
     hostile: frozenset[int] = frozenset()
     byzantine: Byzantine | None = None
+    is_masked: bool = False
 
 
 def send_updates(
@@ -156,14 +195,15 @@ class _WayUp:
         """Send one group; returns what arrives."""
         draw = generator(self.run_seed, self.round_number, client_id, f"wire/{group}")
         message = encode(meant_G.numpy(), self.wire.wire, draw, topk_share=self.wire.topk_share)
-        self.ledger.add(
-            round_number=self.round_number,
-            client_id=client_id,
-            model_type=self.layout.model_type,
-            direction="up",
-            group=group,
-            num_bytes=len(message),
-        )
+        if not self.checks.is_masked:
+            self.ledger.add(
+                round_number=self.round_number,
+                client_id=client_id,
+                model_type=self.layout.model_type,
+                direction="up",
+                group=group,
+                num_bytes=len(message),
+            )
         return torch.from_numpy(decode(message, len(meant_G)))
 
 

@@ -132,11 +132,52 @@ def test_a_round_without_anybody_changes_nothing_and_one_without_a_type_leaves_i
     assert losses[1] == losses[3] == losses[5] and losses[0] > losses[2] > losses[4]
 
 
-def test_too_few_clients_or_a_faulty_one_stop_a_run_that_asks_for_it(work):
+def test_too_few_clients_stop_a_run_that_asks_for_it(work):
     few = {"cohort": {"min_clients": 12, "too_few": "stop"}, "misbehaviour": {"dropout": 0.5}}
     ended, out = work("few", few, num_ranks=1)
     assert ended.returncode == 1 and "clients counted, cohort.min_clients is 12" in ended.output
     assert (out / "checkpoints" / "round-000000" / "manifest.json").exists()
-    hostile = {"byzantine": {"behaviour": "same_value", "value": 1e39, "clients": [3]}}
-    ended, _ = work("faulty", {"updates": {"faulty": "stop"}, "misbehaviour": hostile}, num_ranks=1)
-    assert ended.returncode == 1 and "client 3: its update is refused (not_finite:" in ended.output
+
+
+@pytest.mark.timeout(200)
+def test_hostile_clients_hurt_the_mean_and_not_robust_rules(result):
+    hostile = {"byzantine": {"behaviour": "scale", "factor": -30.0, "clients": [2, 9]}}
+    changes = {
+        "misbehaviour": hostile,
+        "strategy": "fedavg_lora",
+        "local": {**RUN["local"], "steps": 6, "learning_rate": 3e-2},
+    }
+    losses, digests = {}, {}
+    for rule, ranks in {"mean": (1,), "median": (1, 3), "multi_krum": (2,)}.items():
+        for num_ranks in ranks:
+            options = {"rule": rule, "attacker_share": 0.2}
+            found = result(f"{rule}-{num_ranks}", {**changes, "aggregate": options}, num_ranks=num_ranks)
+            losses[rule] = [entry["value"] for entry in found["metrics"] if entry["name"] == "loss/eval"]
+            digests[rule, num_ranks] = found["sha256"]
+    assert digests["median", 1] == digests["median", 3]
+    for place in (0, 1):
+        before, mean = losses["mean"][place], losses["mean"][-2 + place]
+        assert mean > before > losses["median"][-2 + place]
+        assert mean > before > losses["multi_krum"][-2 + place]
+    assert {entry["value"] for entry in found["metrics"] if entry["name"] == "aggregate/chosen"} == {6, 4}
+
+
+@pytest.mark.timeout(300)
+def test_noise_is_the_same_on_any_ranks_and_a_resumed_run_has_spent_as_much(work, result):
+    pytest.importorskip("dp_accounting")
+    changes = {
+        "privacy": {"mechanism": "gaussian", "clip_norm": 0.2, "noise_multiplier": "auto", "target_epsilon": 40.0},
+        "misbehaviour": {"dropout": 0.2, "byzantine": {"behaviour": "gaussian_noise", "sigma": 1e39, "clients": [8]}},
+    }
+    alone = result("alone", changes, num_ranks=1)
+    spent = [entry["value"] for entry in alone["metrics"] if entry["name"] == "privacy/epsilon"]
+    assert len(spent) == 9 and spent == sorted(spent) and 38.0 < spent[-1] <= 40.0
+    assert result("sharded", {**changes, "collective": {"topology": "sharded"}}, num_ranks=2) == alone
+    secure = {**changes, "secure_aggregation": {"enabled": True}}
+    masked = result("secure", secure, num_ranks=2)
+    assert masked["sha256"] == alone["sha256"]
+    recovered = [entry["value"] for entry in masked["metrics"] if entry["name"] == "secure_sum/recovered"]
+    assert len(recovered) == 6 and sum(recovered) > 0
+    groups = {entry["group"] for entry in map(json.loads, masked["ledger"].splitlines()) if entry["direction"] == "up"}
+    assert groups == {f"secure_sum.{kind}" for kind in ("keys", "shares", "masked", "revealed")}
+    assert resumed(work, secure, 2) == masked

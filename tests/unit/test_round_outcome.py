@@ -8,7 +8,8 @@ import pytest
 
 from heterotune.aggregation.quarantine import Verdict
 from heterotune.collective.single import SingleChannel
-from heterotune.config.fault_options import MisbehaviourOptions, UpdateLimits
+from heterotune.config.fault_options import AggregateOptions, MisbehaviourOptions, UpdateLimits
+from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
 from heterotune.config.schema import CohortConfig
 from heterotune.errors import TooFewClients
 from heterotune.fleet.chunks import Chunk
@@ -31,7 +32,9 @@ def outcome(refused: dict[int, str], norm: float | None = None):
 
 def protection(**changes: object) -> Protection:
     options = {"cohort": CohortConfig(), "updates": UpdateLimits(), "misbehaviour": MisbehaviourOptions(), "seed": 0}
-    return Protection(SimpleNamespace(**{**options, **changes}), CLIENTS)
+    options |= {"aggregate": AggregateOptions(), "privacy": PrivacyOptions()}
+    options["secure_aggregation"] = SecureAggregationOptions()
+    return Protection(SimpleNamespace(**{**options, **changes}), CLIENTS, [], SimpleNamespace(is_root=True))
 
 
 def test_all_that_train_count_and_nothing_is_scaled():

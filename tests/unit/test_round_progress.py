@@ -186,6 +186,27 @@ def use_later_format(folder: Path) -> str:
     return "version 9 of the format; this program reads 2"
 
 
+def give_unknown_reason(folder: Path) -> str:
+    about = load_file(records(folder)[0])["about"].tobytes()
+    told = about.replace(b'"verdicts": []', b'"verdicts": [[0, "bored", "", null]]')
+    rewrite(folder, about=np.frombuffer(told, dtype=np.uint8))
+    return "a verdict on client 0 with the reason 'bored'"
+
+
+def give_wrong_norm(folder: Path) -> str:
+    about = load_file(records(folder)[0])["about"].tobytes()
+    told = about.replace(b'"verdicts": []', b'"verdicts": [[0, "late", "", "long"]]')
+    rewrite(folder, about=np.frombuffer(told, dtype=np.uint8))
+    return "a verdict on client 0 with the norm 'long'"
+
+
+def refuse_client_of_sum(folder: Path) -> str:
+    about = load_file(records(folder)[0])["about"].tobytes()
+    told = about.replace(b'"verdicts": []', b'"verdicts": [[0, "not_finite", "", null]]')
+    rewrite(folder, about=np.frombuffer(told, dtype=np.uint8))
+    return "its sums do not fit its chunks"
+
+
 def drop_clients_from_sum(folder: Path) -> str:
     rewrite(folder, **{"sums/0": np.zeros(5, dtype=np.int64)})
     return "its sums do not fit its chunks"
@@ -198,7 +219,19 @@ def shorten_sum(folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "damage",
-    [flip, truncate, misname, lose_client, make_unreadable, use_later_format, drop_clients_from_sum, shorten_sum],
+    [
+        flip,
+        truncate,
+        misname,
+        lose_client,
+        make_unreadable,
+        use_later_format,
+        give_unknown_reason,
+        give_wrong_norm,
+        refuse_client_of_sum,
+        drop_clients_from_sum,
+        shorten_sum,
+    ],
 )
 def test_damaged_records_are_left_out_and_said(folder: Path, whole: object, damage, caplog) -> None:
     said = damage(folder)

@@ -34,7 +34,8 @@ class AggregateOptions(Section):
     """How the updates of one model type's clients become one."""
 
     rule: Rule = "mean"
-    """The mean weighted by rows, that of clipped updates (norm_clipping), or a rule that resists hostile clients."""
+    """The mean weighted by rows, that of clipped updates (norm_clipping), or a rule that resists hostile clients; under
+    the latter, finished chunks of a round in progress are not saved."""
     attacker_share: Annotated[Number, Field(gt=0, lt=0.5)] = 0.2
     """Share of a model type's clients in a round that may be hostile, above 0 and below 0.5; in clients, rounded down
     but at least 1, it is what trimmed_mean cuts at each side, and Krum's f."""
@@ -56,6 +57,14 @@ class AggregateOptions(Section):
     def num_attackers(self, num_clients: int) -> int:
         """Return f for K clients."""
         return max(1, math.floor(self.attacker_share * num_clients + _TINY))
+
+    def is_enough(self, num_clients: int) -> bool:
+        """Return whether so many clients are enough for the rule to hold what it promises."""
+        if self.rule not in ("trimmed_mean", "krum", "multi_krum"):
+            return num_clients > 0
+        num_attackers = self.num_attackers(num_clients)
+        fits = self.num_chosen(num_clients) <= num_clients - num_attackers
+        return fits and num_attackers <= most_attackers(self.rule, num_clients)
 
     def num_chosen(self, num_clients: int) -> int:
         """Return how many of K clients (multi-)Krum keeps."""

@@ -114,6 +114,14 @@ def _gathered_at_the_root(aggregate: AggregateOptions, collective: CollectiveCon
     return [f"{text}, and collective.topology = {collective.topology} spreads them. Set topology: root, or rule: mean."]
 
 
+def _unmasked_at_the_root(secure_aggregation: SecureAggregationOptions, collective: CollectiveConfig) -> list[str]:
+    """Masks come off a whole sum in one place."""
+    if not secure_aggregation.enabled or collective.topology == "root":
+        return []
+    text = f"secure_aggregation unmasks a whole sum, and collective.topology = {collective.topology} spreads it"
+    return [f"{text}. Set topology: root, or switch secure_aggregation off."]
+
+
 def _hostile_clients_exist(misbehaviour: MisbehaviourOptions, fleet: tuple[FleetEntry, ...]) -> list[str]:
     """Hostile clients are named by ids of the fleet."""
     byzantine, num_clients = misbehaviour.byzantine, sum(entry.clients for entry in fleet)
@@ -129,5 +137,6 @@ PROTECTION_CHECKS = (
     (_noise_fits_the_mean, ("privacy", "aggregate")),
     (_no_client_decides_about_another, ("privacy", "updates")),
     (_gathered_at_the_root, ("aggregate", "collective")),
+    (_unmasked_at_the_root, ("secure_aggregation", "collective")),
     (_hostile_clients_exist, ("misbehaviour", "fleet")),
 )

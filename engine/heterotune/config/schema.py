@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from heterotune.config.cross_checks import cross_field_problems
 from heterotune.config.deepspeed_json import NO_DEEPSPEED
-from heterotune.config.fault_options import MisbehaviourOptions, UpdateLimits
+from heterotune.config.fault_options import AggregateOptions, MisbehaviourOptions, UpdateLimits
 from heterotune.config.field_types import (
     LARGEST_LIST,
     Count,
@@ -34,6 +34,7 @@ from heterotune.config.method_options import (
     HeterotuneOptions,
     LocalConfig,
 )
+from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
 from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
 
 __all__ = [
@@ -318,8 +319,14 @@ class RunConfig(Section):
     """Clients that train together."""
     collective: CollectiveConfig = CollectiveConfig()
     """How updates travel."""
+    aggregate: AggregateOptions = AggregateOptions()
+    """How the updates of one model type's clients become one."""
     updates: UpdateLimits = UpdateLimits()
     """Which updates are left out of a round."""
+    privacy: PrivacyOptions = PrivacyOptions()
+    """Noise on the sums of clients' updates: client-level differential privacy."""
+    secure_aggregation: SecureAggregationOptions = SecureAggregationOptions()
+    """Sums of updates that hide single ones."""
     misbehaviour: MisbehaviourOptions = MisbehaviourOptions()
     """Clients that go missing, come late or are hostile, on purpose."""
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -63,6 +63,12 @@ def cohort_counts(clients: Sequence[Client], cohort: CohortConfig) -> dict[int, 
     return _counts(_by_type(clients), cohort)
 
 
+def populations(clients: Sequence[Client], cohort: CohortConfig) -> dict[int, tuple[int, int]]:
+    """Return place of a model type -> its clients, and how many of them a round draws."""
+    by_type = _by_type(clients)
+    return {place: (len(by_type[place]), count) for place, count in _counts(by_type, cohort).items()}
+
+
 def _by_type(clients: Sequence[Client]) -> dict[int, list[Client]]:
     """Return the clients of each model type that has any."""
     by_type: dict[int, list[Client]] = {}

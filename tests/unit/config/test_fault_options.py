@@ -137,6 +137,10 @@ def problems(**sections) -> list[str]:
             "aggregate.rule = krum needs all updates of a model type in one place, and collective.topology = sharded",
         ),
         (
+            {"secure_aggregation": SECURE, "collective": SimpleNamespace(topology="sharded")},
+            "secure_aggregation unmasks a whole sum, and collective.topology = sharded spreads it. Set topology: root",
+        ),
+        (
             {
                 "misbehaviour": MisbehaviourOptions(byzantine=Byzantine(behaviour="zero", clients=(1, 12))),
                 "fleet": (SimpleNamespace(clients=8), SimpleNamespace(clients=4)),
@@ -152,10 +156,10 @@ def test_what_excludes_what(sections, message):
 
 def test_what_goes_together():
     sums = AggregateOptions(rule="norm_clipping", max_norm=1.0)
-    root, sharded = SimpleNamespace(topology="root"), SimpleNamespace(topology="sharded")
+    root = SimpleNamespace(topology="root")
     fleet = (SimpleNamespace(clients=8),)
     hostile = MisbehaviourOptions(byzantine=Byzantine(behaviour="zero", clients=(7,)))
-    assert problems(secure_aggregation=SECURE, aggregate=sums, updates=UpdateLimits(), collective=sharded) == []
+    assert problems(secure_aggregation=SECURE, aggregate=sums, updates=UpdateLimits(), collective=root) == []
     assert (
         problems(secure_aggregation=SECURE, aggregate=AggregateOptions(), privacy=NOISE, updates=UpdateLimits()) == []
     )
