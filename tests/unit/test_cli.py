@@ -6,38 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from heterotune.cli import app
 from heterotune.config.load import load_run
 from heterotune.errors import PREEMPTED, DataError
 from heterotune.run_folder import RunFolder
-
-RUN_YAML = """
-name: tiny
-rounds: 1
-fleet: [{name: small, model: "embedded:small", clients: 2}]
-data: {source: "embedded:stdlib"}
-backbone: {ds_config: none}
-"""
-
-SUMMARY = {
-    "strategy": "heterotune",
-    "rounds": 1,
-    "seconds": 1.0,
-    "seconds_per_round": 1.0,
-    "startup_seconds": 1.0,
-    "model_types": {},
-    "peak_bytes": [],
-    "global_adapter_sha256": "cd" * 32,
-}
-
-
-@pytest.fixture
-def run_yaml(tmp_path: Path) -> Path:
-    path = tmp_path / "run.yaml"
-    path.write_text(RUN_YAML)
-    return path
 
 
 @pytest.fixture
@@ -48,15 +20,11 @@ def checked(monkeypatch) -> list:
     return seen
 
 
-def heterotune(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def run_folders(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "out").glob("*"))
 
 
-def test_help_and_version() -> None:
+def test_help_and_version(heterotune) -> None:
     assert "RUN.yaml" in heterotune("run", "--help").output
     assert heterotune("--version").output.strip() == "0.1.0"
 
@@ -64,24 +32,26 @@ def test_help_and_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--ranks", 3), "--ranks = 3 is more than the 2 clients"),
+        (("--ranks", 5), "--ranks = 5 is more than the 4 clients"),
         (("--set", "roundz=3"), "roundz"),
         (("--set", "fleet.0.clients=0", "--set", "rounds=0"), "rounds"),
     ],
 )
-def test_bad_input_ends_before_anything_is_made(run_yaml: Path, tmp_path: Path, arguments, message: str) -> None:
+def test_bad_input_ends_before_anything_is_made(
+    run_yaml: Path, tmp_path: Path, arguments, message: str, heterotune
+) -> None:
     done = heterotune("run", run_yaml, "--output", tmp_path / "out", *arguments)
     assert done.exit_code == 2
     assert message in done.stderr
     assert run_folders(tmp_path) == []
 
 
-def test_a_missing_run_file(tmp_path: Path) -> None:
+def test_a_missing_run_file(tmp_path: Path, heterotune) -> None:
     done = heterotune("run", tmp_path / "none.yaml")
     assert done.exit_code == 2 and "none.yaml" in done.stderr
 
 
-def test_a_failed_preflight_leaves_no_run_folder(run_yaml: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_failed_preflight_leaves_no_run_folder(run_yaml: Path, tmp_path: Path, monkeypatch, heterotune) -> None:
     def refuse(config: object) -> None:
         raise DataError("client 1 has no rows")
 
@@ -91,7 +61,9 @@ def test_a_failed_preflight_leaves_no_run_folder(run_yaml: Path, tmp_path: Path,
     assert run_folders(tmp_path) == []
 
 
-def test_a_failed_run_shows_its_traceback_last(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+def test_a_failed_run_shows_its_traceback_last(
+    run_yaml: Path, tmp_path: Path, monkeypatch, checked: list, heterotune
+) -> None:
     def fail(folder: RunFolder, num_ranks: int, **options: object) -> int:
         folder.record_failure(1, "Traceback ...\nValueError: loss is nan")
         return 3
@@ -102,7 +74,7 @@ def test_a_failed_run_shows_its_traceback_last(run_yaml: Path, tmp_path: Path, m
     assert done.stderr.rstrip().endswith("MPI rank 1 failed:\nTraceback ...\nValueError: loss is nan")
 
 
-def test_an_interrupted_run(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+def test_an_interrupted_run(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list, heterotune) -> None:
     def interrupt(folder: RunFolder, num_ranks: int, **options: object) -> int:
         raise KeyboardInterrupt
 
@@ -111,15 +83,19 @@ def test_an_interrupted_run(run_yaml: Path, tmp_path: Path, monkeypatch, checked
     assert done.exit_code == 130 and "Interrupted; the ranks were ended" in done.stderr
 
 
-def test_a_run_that_left_no_summary_failed(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+def test_a_run_that_left_no_summary_failed(
+    run_yaml: Path, tmp_path: Path, monkeypatch, checked: list, heterotune
+) -> None:
     monkeypatch.setattr("heterotune.launching.local.run_local", lambda folder, num_ranks, **options: 0)
     done = heterotune("run", run_yaml, "--output", tmp_path / "out")
     assert done.exit_code != 0 and "the run left no summary.json" in done.stderr
 
 
-def test_a_run_ends_with_the_report(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+def test_a_run_ends_with_the_report(
+    run_yaml: Path, tmp_path: Path, monkeypatch, checked: list, heterotune, summary
+) -> None:
     def succeed(folder: RunFolder, num_ranks: int, **options: object) -> int:
-        folder.write_summary(SUMMARY | {"rounds": num_ranks})
+        folder.write_summary(summary | {"rounds": num_ranks})
         return 0
 
     monkeypatch.setattr("heterotune.launching.local.run_local", succeed)
@@ -131,7 +107,9 @@ def test_a_run_ends_with_the_report(run_yaml: Path, tmp_path: Path, monkeypatch,
     assert checked[0].seed == 5
 
 
-def test_a_stopped_run_says_how_to_go_on(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+def test_a_stopped_run_says_how_to_go_on(
+    run_yaml: Path, tmp_path: Path, monkeypatch, checked: list, heterotune
+) -> None:
     def stop(folder: RunFolder, num_ranks: int, **options: object) -> int:
         assert (options["resume"], options["overrides"]) == (False, ())
         checkpoint = folder.path / "checkpoints" / "round-000003"
@@ -146,10 +124,12 @@ def test_a_stopped_run_says_how_to_go_on(run_yaml: Path, tmp_path: Path, monkeyp
     assert f"Stopped, saved after round 3; go on with `heterotune run --resume {folder}`." in done.stderr
 
 
-def test_a_run_goes_on_in_its_folder(run_yaml: Path, tmp_path: Path, monkeypatch, checked: list) -> None:
+def test_a_run_goes_on_in_its_folder(
+    run_yaml: Path, tmp_path: Path, monkeypatch, checked: list, heterotune, summary
+) -> None:
     def succeed(folder: RunFolder, num_ranks: int, **options: object) -> int:
         assert (options["resume"], options["overrides"]) == (True, ("rounds=9",))
-        folder.write_summary(SUMMARY | {"rounds": num_ranks})
+        folder.write_summary(summary | {"rounds": num_ranks})
         return 0
 
     monkeypatch.setattr("heterotune.launching.local.run_local", succeed)
@@ -171,7 +151,7 @@ def test_a_run_goes_on_in_its_folder(run_yaml: Path, tmp_path: Path, monkeypatch
         (("--resume", "{empty}/none"), "{empty}/none: no such run folder."),
     ],
 )
-def test_what_cannot_be_resumed(run_yaml: Path, tmp_path: Path, arguments, message: str) -> None:
+def test_what_cannot_be_resumed(run_yaml: Path, tmp_path: Path, arguments, message: str, heterotune) -> None:
     folder = RunFolder.create(load_run(run_yaml), tmp_path / "out", "tiny").path
     (tmp_path / "empty").mkdir()
     names = {"run_yaml": run_yaml, "folder": folder, "empty": tmp_path / "empty"}
@@ -181,7 +161,7 @@ def test_what_cannot_be_resumed(run_yaml: Path, tmp_path: Path, arguments, messa
     assert run_folders(tmp_path) == [folder]
 
 
-def test_doctor_tells_what_is_wrong(monkeypatch) -> None:
+def test_doctor_tells_what_is_wrong(monkeypatch, heterotune) -> None:
     from heterotune.doctor import Check
 
     checks = [Check("torch", True, "2.13.0"), Check("build locks", False, "a stale lock", "heterotune doctor --fix")]

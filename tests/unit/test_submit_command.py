@@ -5,38 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from heterotune.cli import app
 from heterotune.errors import DataError
 from heterotune.launching.submit import Submission
 from heterotune.run_folder import RunFolder
-
-RUN_YAML = """
-name: tiny
-rounds: 1
-fleet: [{name: small, model: "embedded:small", clients: 4}]
-data: {source: "embedded:stdlib"}
-backbone: {ds_config: none}
-"""
-
-SUMMARY = {
-    "strategy": "heterotune",
-    "rounds": 1,
-    "seconds": 1.0,
-    "seconds_per_round": 1.0,
-    "startup_seconds": 1.0,
-    "model_types": {},
-    "peak_bytes": [],
-    "global_adapter_sha256": "cd" * 32,
-}
-
-
-@pytest.fixture
-def run_yaml(tmp_path: Path) -> Path:
-    path = tmp_path / "run.yaml"
-    path.write_text(RUN_YAML)
-    return path
 
 
 @pytest.fixture
@@ -52,11 +24,7 @@ def cluster(tmp_path: Path, monkeypatch) -> Path:
     return tools
 
 
-def heterotune(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def test_a_dry_run_prints_the_script_and_makes_nothing(run_yaml: Path, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_script_and_makes_nothing(run_yaml: Path, tmp_path: Path, heterotune) -> None:
     options = ["--nodes", 2, "--ranks-per-node", 2, "--gpus-per-node", 4, "--cpus-per-rank", 8, "--partition", "gpu"]
     options += ["--account", "llm", "--time", "1:00:00", "--via", "srun", "--signal-seconds", 300, "--array", "1-2"]
     options += ["--sbatch-option", "qos=high", "--python", "/venv/bin/python", "--run-dir", tmp_path / "run"]
@@ -73,13 +41,15 @@ def test_a_dry_run_prints_the_script_and_makes_nothing(run_yaml: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_without_a_run_folder_a_dry_run_says_where_the_time_goes(run_yaml: Path, tmp_path: Path) -> None:
+def test_without_a_run_folder_a_dry_run_says_where_the_time_goes(run_yaml: Path, tmp_path: Path, heterotune) -> None:
     done = heterotune("submit", run_yaml, "--set", f"output={tmp_path}/out", "--dry-run")
     assert f"RUN_DIR={tmp_path}/out/tiny-YYYYmmdd-HHMMSS\n" in done.stdout
     assert not (tmp_path / "out").exists()
 
 
-def test_a_submitted_job_is_told_with_what_to_do_next(run_yaml: Path, tmp_path: Path, cluster: Path) -> None:
+def test_a_submitted_job_is_told_with_what_to_do_next(
+    run_yaml: Path, tmp_path: Path, cluster: Path, heterotune
+) -> None:
     done = heterotune("submit", run_yaml, "--run-dir", tmp_path / "run")
     assert done.exit_code == 0, done.output
     log = tmp_path / "run" / "logs" / "slurm-42.out"
@@ -94,7 +64,9 @@ def test_a_submitted_job_is_told_with_what_to_do_next(run_yaml: Path, tmp_path: 
     assert (tmp_path / "run" / "job.sbatch").is_file()
 
 
-def test_everything_wrong_is_told_at_once_before_anything_is_made(run_yaml: Path, tmp_path: Path, cluster) -> None:
+def test_everything_wrong_is_told_at_once_before_anything_is_made(
+    run_yaml: Path, tmp_path: Path, cluster, heterotune
+) -> None:
     wrong = ["--nodes", 0, "--time", "soon", "--set", "rounds=0", "--run-dir", tmp_path / "run"]
     done = heterotune("submit", run_yaml, *wrong)
     assert done.exit_code == 2
@@ -103,7 +75,9 @@ def test_everything_wrong_is_told_at_once_before_anything_is_made(run_yaml: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_could_not_start_is_not_submitted(run_yaml: Path, tmp_path: Path, cluster, monkeypatch) -> None:
+def test_a_run_that_could_not_start_is_not_submitted(
+    run_yaml: Path, tmp_path: Path, cluster, monkeypatch, heterotune
+) -> None:
     def refuse(config: object) -> None:
         raise DataError("client 1 has no rows")
 
@@ -122,9 +96,11 @@ def follow_with(monkeypatch, end) -> None:
     monkeypatch.setattr("heterotune.submit_command.follow", follow)
 
 
-def test_waiting_ends_with_the_report(run_yaml: Path, tmp_path: Path, cluster, monkeypatch) -> None:
+def test_waiting_ends_with_the_report(
+    run_yaml: Path, tmp_path: Path, cluster, monkeypatch, heterotune, summary
+) -> None:
     def succeed(folders: tuple[RunFolder, ...]) -> int:
-        folders[0].write_summary(SUMMARY)
+        folders[0].write_summary(summary)
         return 0
 
     follow_with(monkeypatch, succeed)
@@ -133,7 +109,7 @@ def test_waiting_ends_with_the_report(run_yaml: Path, tmp_path: Path, cluster, m
     assert "job 42: RUNNING" in done.stdout and "cd" * 32 in done.stdout
 
 
-def test_waiting_for_a_job_that_fails(run_yaml: Path, tmp_path: Path, cluster, monkeypatch) -> None:
+def test_waiting_for_a_job_that_fails(run_yaml: Path, tmp_path: Path, cluster, monkeypatch, heterotune) -> None:
     def fail(folders: tuple[RunFolder, ...]) -> int:
         folders[1].record_failure(3, "ValueError: loss is nan")
         return 7
@@ -145,7 +121,7 @@ def test_waiting_for_a_job_that_fails(run_yaml: Path, tmp_path: Path, cluster, m
     assert done.stdout.endswith(f"{tmp_path}/run/seed-2\nMPI rank 3 failed:\nValueError: loss is nan\n")
 
 
-def test_ctrl_c_leaves_the_job_alone(run_yaml: Path, tmp_path: Path, cluster, monkeypatch) -> None:
+def test_ctrl_c_leaves_the_job_alone(run_yaml: Path, tmp_path: Path, cluster, monkeypatch, heterotune) -> None:
     def interrupt(folders: tuple[RunFolder, ...]) -> int:
         raise KeyboardInterrupt
 

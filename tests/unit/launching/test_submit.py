@@ -16,21 +16,6 @@ from heterotune.launching.batch_request import BatchRequest
 from heterotune.launching.launch_methods import LaunchMethod
 from heterotune.launching.submit import choose_via, load_checked, new_run_dir, plan, submit, unnamed_run_dir
 
-RUN_YAML = """
-name: tiny
-rounds: 1
-fleet: [{name: small, model: "embedded:small", clients: 4}]
-data: {source: "embedded:stdlib"}
-backbone: {ds_config: none}
-"""
-
-
-@pytest.fixture
-def run_yaml(tmp_path: Path) -> Path:
-    path = tmp_path / "run.yaml"
-    path.write_text(RUN_YAML)
-    return path
-
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch) -> Callable[..., Path]:

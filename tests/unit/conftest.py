@@ -1,0 +1,50 @@
+"""What tests of the command line share: a small run file, the command, and what a run leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+RUN_YAML = """
+name: tiny
+rounds: 1
+fleet: [{name: small, model: "embedded:small", clients: 4}]
+data: {source: "embedded:stdlib"}
+backbone: {ds_config: none}
+"""
+
+
+@pytest.fixture
+def run_yaml(tmp_path: Path) -> Path:
+    """A run file."""
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN_YAML)
+    return path
+
+
+@pytest.fixture
+def heterotune() -> Callable[..., Result]:
+    """The command `heterotune`, in this process."""
+    from heterotune.cli import app
+
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def summary() -> dict[str, Any]:
+    """A run's summary.json, as short as can be."""
+    return {
+        "strategy": "heterotune",
+        "rounds": 1,
+        "seconds": 1.0,
+        "seconds_per_round": 1.0,
+        "startup_seconds": 1.0,
+        "model_types": {},
+        "peak_bytes": [],
+        "global_adapter_sha256": "cd" * 32,
+    }
