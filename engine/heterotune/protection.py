@@ -56,6 +56,7 @@ class Protection:
         self._config, self._layouts, self._journal = config, layouts, journal
         self._is_single = config.aggregate.rule in SINGLE_UPDATE_RULES
         self._num_rows = {client.client_id: client.num_rows for client in clients}
+        self._num_empty = config.num_clients - len(clients)
         self._kept: dict[int, KeptUpdates] = {}
         self._metrics: list[dict[str, Any]] = []
         self._plan = RoundPlan(0, (), ())
@@ -150,7 +151,7 @@ class Protection:
         if asked == _SILENT and goes_on and all(verdict.counts for verdict in outcome.verdicts):
             return [*self._metrics, *spent]
         skipped = {"name": "round/skipped", "value": int(not goes_on), "unit": "rounds"}
-        return [*quarantine_metrics(outcome.verdicts), skipped, *self._metrics, *spent]
+        return [*quarantine_metrics(outcome.verdicts, self._num_empty), skipped, *self._metrics, *spent]
 
     def _unmask(self, outcome: RoundOutcome, place: int, exact: ExactSum) -> bool:
         """Take the masks off a model type's sum; returns False if too few of its clients came."""
@@ -162,7 +163,7 @@ class Protection:
             unmask_sum(exact, group, arrived, self._journal.ledger)
         except TooFewClients as error:
             LOG.warning("%s: %s is left out of round %d", error, group.model_type, group.round_number)
-            self._metrics.append({**lost, "name": "secure_sum/too_few", "value": len(arrived)})
+            self._metrics.append({**lost, "name": "secure_sum/too_few", "value": 1, "unit": "rounds"})
             return False
         return True
 

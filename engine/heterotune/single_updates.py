@@ -77,14 +77,14 @@ def gather_robust(
             continue
         layout, num_clients = layouts[place], counts.num_clients[place]
         is_enough = options.is_enough(num_clients)
-        told = {"model_type": layout.model_type, "unit": "clients"}
-        metrics.append({"name": "aggregate/too_few", "value": 0 if is_enough else num_clients, **told})
+        told = {"model_type": layout.model_type}
+        metrics.append({"name": "aggregate/too_few", "value": int(not is_enough), "unit": "rounds", **told})
         if not is_enough:
             continue
         client_ids, update_KP = _sorted_rows(gathered, layout.num_travelling)
         rows = [num_rows[client_id] / counts.num_rows[place] for client_id in client_ids]
         combined_P, chosen = robust_update(update_KP, torch.tensor(rows, dtype=torch.float64), client_ids, options)
-        metrics.append({"name": "aggregate/chosen", "value": len(chosen), **told})
+        metrics.append({"name": "aggregate/chosen", "value": len(chosen), "unit": "clients", **told})
         mean = {spec.key: combined_P[layout.travelling_columns[spec.name]] for spec in layout.travelling}
         updates.append(TypeUpdate(layout.model_type, counts.num_rows[place], mean))
     return RobustRound(updates, metrics) if channel.mpi_rank == ROOT else None

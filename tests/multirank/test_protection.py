@@ -132,13 +132,6 @@ def test_a_round_without_anybody_changes_nothing_and_one_without_a_type_leaves_i
     assert losses[1] == losses[3] == losses[5] and losses[0] > losses[2] > losses[4]
 
 
-def test_too_few_clients_stop_a_run_that_asks_for_it(work):
-    few = {"cohort": {"min_clients": 12, "too_few": "stop"}, "misbehaviour": {"dropout": 0.5}}
-    ended, out = work("few", few, num_ranks=1)
-    assert ended.returncode == 1 and "clients counted, cohort.min_clients is 12" in ended.output
-    assert (out / "checkpoints" / "round-000000" / "manifest.json").exists()
-
-
 @pytest.mark.timeout(200)
 def test_hostile_clients_hurt_the_mean_and_not_robust_rules(result):
     hostile = {"byzantine": {"behaviour": "scale", "factor": -30.0, "clients": [2, 9]}}

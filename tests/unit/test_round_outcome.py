@@ -33,6 +33,7 @@ def outcome(refused: dict[int, str], norm: float | None = None):
 def protection(**changes: object) -> Protection:
     options = {"cohort": CohortConfig(), "updates": UpdateLimits(), "misbehaviour": MisbehaviourOptions(), "seed": 0}
     options |= {"aggregate": AggregateOptions(), "privacy": PrivacyOptions()}
+    options["num_clients"] = 9  # two have no rows
     options["secure_aggregation"] = SecureAggregationOptions()
     return Protection(SimpleNamespace(**{**options, **changes}), CLIENTS, [], SimpleNamespace(is_root=True))
 
@@ -61,7 +62,7 @@ def test_a_refused_client_is_named_and_counted(caplog):
         "clients/counted": 4,
         "clients/dropped_out": 1,
         "clients/late": 1,
-        "clients/empty": 0,
+        "clients/empty": 2,
         "clients/wrong_shape": 0,
         "clients/not_finite": 1,
         "clients/too_large": 0,

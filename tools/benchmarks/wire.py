@@ -82,7 +82,7 @@ def demo_updates() -> list[np.ndarray]:
         simulation.chunk_clients = dict.fromkeys(range(len(names)), 2)
         simulation.run_round(1)
 
-        def keep(plan, trained, downlink, exact) -> None:
+        def keep(plan, trained, downlink, checks, intake) -> None:
             layout = simulation.layouts[trained.chunk.model_type]
             for update_P in trained.update_KP:
                 updates.extend(update_P[columns].numpy().copy() for columns in layout.group_columns.values())

@@ -109,9 +109,15 @@ def usual_norms(
     return {**before, **{place: float(np.median(of_type)) for place, of_type in norms.items()}}
 
 
-def quarantine_metrics(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
-    """Return a round's numbers: clients that counted, and one number for every reason, zeros included."""
+def quarantine_metrics(verdicts: Iterable[Verdict], num_empty: int = 0) -> list[dict[str, Any]]:
+    """Return a round's numbers: clients that counted, and one number for every reason, zeros included.
+
+    Args:
+        verdicts: Of the round's cohort.
+        num_empty: Clients of the fleet that have no rows, so that no cohort has them.
+    """
     counts = Counter(verdict.reason for verdict in verdicts)
+    counts["empty"] += num_empty
     names = [("clients/counted", counts[None]), *((f"clients/{reason}", counts[reason]) for reason in REASONS)]
     return [{"name": name, "value": value, "unit": "clients"} for name, value in names]
 
