@@ -111,9 +111,8 @@ def test_lost_late_and_faulty_clients_are_left_out_alike_on_any_ranks_and_after_
     entries = [json.loads(line) for line in alone["ledger"].splitlines()]
     down = {(entry["round"], entry["client"]) for entry in entries if entry["direction"] == "down"}
     assert len(down) == 36, "absent clients downloaded, too"
-    assert result("three", changes, num_ranks=3) == alone
     sharded = {**changes, "collective": {**changes["collective"], "topology": "sharded"}}
-    assert result("sharded", sharded, num_ranks=2) == alone
+    assert result("sharded", sharded, num_ranks=3) == alone
     assert resumed(work, changes, 2) == alone
 
 
@@ -133,7 +132,7 @@ def test_a_round_without_anybody_changes_nothing_and_one_without_a_type_leaves_i
 
 
 @pytest.mark.timeout(200)
-def test_hostile_clients_hurt_the_mean_and_not_robust_rules(result):
+def test_hostile_clients_hurt_the_mean_and_not_the_median(result):
     hostile = {"byzantine": {"behaviour": "scale", "factor": -30.0, "clients": [2, 9]}}
     changes = {
         "misbehaviour": hostile,
@@ -141,7 +140,7 @@ def test_hostile_clients_hurt_the_mean_and_not_robust_rules(result):
         "local": {**RUN["local"], "steps": 6, "learning_rate": 3e-2},
     }
     losses, digests = {}, {}
-    for rule, ranks in {"mean": (1,), "median": (1, 3), "multi_krum": (2,)}.items():
+    for rule, ranks in {"mean": (1,), "median": (1, 3)}.items():
         for num_ranks in ranks:
             options = {"rule": rule, "attacker_share": 0.2}
             found = result(f"{rule}-{num_ranks}", {**changes, "aggregate": options}, num_ranks=num_ranks)
@@ -151,12 +150,11 @@ def test_hostile_clients_hurt_the_mean_and_not_robust_rules(result):
     for place in (0, 1):
         before, mean = losses["mean"][place], losses["mean"][-2 + place]
         assert mean > before > losses["median"][-2 + place]
-        assert mean > before > losses["multi_krum"][-2 + place]
-    assert {entry["value"] for entry in found["metrics"] if entry["name"] == "aggregate/chosen"} == {6, 4}
+    assert {entry["value"] for entry in found["metrics"] if entry["name"] == "aggregate/chosen"} == {7, 5}
 
 
 @pytest.mark.timeout(300)
-def test_noise_is_the_same_on_any_ranks_and_a_resumed_run_has_spent_as_much(work, result):
+def test_noise_is_the_same_on_any_ranks_under_masks_and_after_a_resume(work, result):
     pytest.importorskip("dp_accounting")
     changes = {
         "privacy": {"mechanism": "gaussian", "clip_norm": 0.2, "noise_multiplier": "auto", "target_epsilon": 40.0},
@@ -167,10 +165,10 @@ def test_noise_is_the_same_on_any_ranks_and_a_resumed_run_has_spent_as_much(work
     assert len(spent) == 9 and spent == sorted(spent) and 38.0 < spent[-1] <= 40.0
     assert result("sharded", {**changes, "collective": {"topology": "sharded"}}, num_ranks=2) == alone
     secure = {**changes, "secure_aggregation": {"enabled": True}}
-    masked = result("secure", secure, num_ranks=2)
+    masked = resumed(work, secure, 2)
     assert masked["sha256"] == alone["sha256"]
+    assert [entry["value"] for entry in masked["metrics"] if entry["name"] == "privacy/epsilon"] == spent
     recovered = [entry["value"] for entry in masked["metrics"] if entry["name"] == "secure_sum/recovered"]
     assert len(recovered) == 6 and sum(recovered) > 0
     groups = {entry["group"] for entry in map(json.loads, masked["ledger"].splitlines()) if entry["direction"] == "up"}
     assert groups == {f"secure_sum.{kind}" for kind in ("keys", "shares", "masked", "revealed")}
-    assert resumed(work, secure, 2) == masked
