@@ -109,6 +109,7 @@ def load_backbone(
     from heterotune.backbone.sharded_reading import read_sharded
 
     group = group or whole_job()
+    ds_config = zero3.with_own_swap_folder(ds_config, model_type.name)
     if model_type.source.folder is None:
         lm = read_model(model_type, dtype)
     else:

@@ -99,6 +99,24 @@ def owned_config(ds_config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any
     return {**ds_config, **owned}
 
 
+def with_own_swap_folder(ds_config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a DeepSpeed configuration whose NVMe files, if it has any, are in a folder of their own.
+
+    DeepSpeed empties its folder whenever it makes a swapper, and it makes one for each model: in one folder the second
+    model type would remove the weights of the first.
+
+    Args:
+        ds_config: The user's DeepSpeed JSON, checked. Not changed.
+        name: The model type's.
+    """
+    zero = ds_config["zero_optimization"]
+    offload = zero.get("offload_param") or {}
+    if offload.get("device") != "nvme":
+        return ds_config
+    offload = {**offload, "nvme_path": str(Path(offload["nvme_path"]) / name)}
+    return {**ds_config, "zero_optimization": {**zero, "offload_param": offload}}
+
+
 def partition(modules: Iterable[nn.Module], ds_config: dict[str, Any], dtype: torch.dtype, group: ShardGroup) -> None:
     """Replace parameters by this rank's shards of them, module after module. Every rank of the group must call this.
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from heterotune.backbone import shard_group, zero3
 from heterotune.backbone.shard_group import ShardGroup
+from heterotune.config.deepspeed_json import read_ds_config
 from heterotune.errors import LaunchError
 
 
@@ -93,3 +94,15 @@ def test_one_group_is_the_whole_job(monkeypatch):
     monkeypatch.setattr(dist, "get_world_size", lambda group=None: 3)
     group = shard_group.form_shard_group(((0, 1, 2),), 1, watchdog_seconds=1)
     assert group.mpi_ranks == (0, 1, 2) and group.process_group is dist.group.WORLD
+
+
+def test_every_model_type_has_a_swap_folder_of_its_own() -> None:
+    on_nvme = read_ds_config("zero3_nvme")
+    paths = {
+        zero3.with_own_swap_folder(on_nvme, name)["zero_optimization"]["offload_param"]["nvme_path"]
+        for name in ("small", "large")
+    }
+    assert paths == {"/local_nvme/small", "/local_nvme/large"}
+    assert on_nvme == read_ds_config("zero3_nvme")
+    in_memory = read_ds_config("zero3_cpu")
+    assert zero3.with_own_swap_folder(in_memory, "small") == in_memory
