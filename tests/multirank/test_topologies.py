@@ -17,18 +17,21 @@ ODD_PIECES = 100_000
 
 @pytest.fixture
 def expected(load_file):
-    """What the root topology comes to in one process."""
-    result = load_file(CASE).run_rounds(SingleChannel(), "root")
-    conflicts = [
-        entry["value"] for entries in result["metrics"] for entry in entries if entry["name"] == "cmga/conflicts"
-    ]
-    assert 0 < sum(conflicts) and 0 in conflicts, "the case must have groups with and without a conflict"
-    assert len(set(result["digests"])) == len(result["digests"])
-    return result
+    """What the root topology comes to in one process, by the codec of the way down."""
+    case = load_file(CASE)
+    results = {codec: case.run_rounds(SingleChannel(), "root", codec) for codec in case.CODECS}
+    for result in results.values():
+        logged = [entry for entries in result["metrics"] for entry in entries]
+        conflicts = [entry["value"] for entry in logged if entry["name"] == "cmga/conflicts"]
+        assert 0 < sum(conflicts) and 0 in conflicts, "the case must have groups with and without a conflict"
+        assert len(set(result["digests"])) == len(result["digests"])
+    assert results["fp32"]["digests"][-1] != results["int8"]["digests"][-1]
+    return results
 
 
 def test_one_rank_alone_can_be_sharded(expected, load_file):
-    assert load_file(CASE).run_rounds(SingleChannel(), "sharded") == expected
+    case = load_file(CASE)
+    assert {codec: case.run_rounds(SingleChannel(), "sharded", codec) for codec in case.CODECS} == expected
 
 
 @pytest.mark.parametrize(
@@ -41,4 +44,4 @@ def test_all_topologies_come_to_the_same_bits(run_mpi, run_torch, expected, tmp_
     assert result.returncode == 0, result.output
     for mpi_rank in range(num_ranks):
         got = json.loads((tmp_path / f"result.{mpi_rank}").read_text())
-        assert got == {"root": expected, "sharded": expected}
+        assert got == {codec: {"root": one, "sharded": one} for codec, one in expected.items()}

@@ -30,6 +30,8 @@ from heterotune.topology import CohortCounts, make_topology
 ROUNDS = ((0, 1, 2), (2, 0), (1,))
 """Model types in the cohort of each round, in the order in which they come."""
 CLIENTS_OF_TYPE = 3
+CODECS = ("fp32", "int8")
+"""Ways down: one that loses nothing, and one that rounds at random, so that the server has values of its own."""
 
 
 def layout(model_type: str, num_layers: int) -> AdapterLayout:
@@ -43,13 +45,13 @@ def layout(model_type: str, num_layers: int) -> AdapterLayout:
     return AdapterLayout(model_type, (own, head, *layers))
 
 
-def run_rounds(channel: Channel, name: TopologyName) -> dict[str, Any]:
+def run_rounds(channel: Channel, name: TopologyName, codec: str) -> dict[str, Any]:
     """Run all rounds; return, on every rank, the values' digests after each and what CMGA logged of them."""
     layouts = [layout("a", 2), layout("b", 3), layout("c", 1)]
     adapters, strategy = GlobalAdapters(layouts, run_seed=3), Heterotune(HeterotuneOptions())
     sums = RoundSums([one.num_travelling for one in layouts])
     topology, downlink = make_topology(name, adapters, channel), Downlink(layouts, [None] * len(layouts))
-    topology.broadcast(downlink, "fp32", 0)
+    topology.broadcast(downlink, codec, 0)
     digests, metrics = [adapters.sha256()], []
     for round_number, places in enumerate(ROUNDS):
         _train(channel, round_number, places, layouts, sums)
@@ -59,9 +61,10 @@ def run_rounds(channel: Channel, name: TopologyName) -> dict[str, Any]:
             combined = strategy.combine(updates, adapters.tensors, topology.grams)
             topology.apply(combined.change)
             metrics.append(combined.metrics)
-        topology.broadcast(downlink, "fp32", round_number + 1)
+        topology.broadcast(downlink, codec, round_number + 1)
         digests.append(adapters.sha256())
-    messages = hashlib.sha256(b"".join(bytes(message) for message in adapters.messages("fp32", 1).values())).hexdigest()
+    mine = hashlib.sha256(b"".join(bytes(message) for message in adapters.messages(codec, 1).values())).hexdigest()
+    messages = channel.broadcast_bytes(mine.encode()).decode()  # of the root, which has the server's own values
     logged = channel.broadcast_bytes(json.dumps(metrics).encode())
     return {"digests": digests, "messages": messages, "metrics": json.loads(logged)}
 
@@ -84,7 +87,7 @@ def main() -> None:
     """Run every topology on the channel that the command line names; every rank writes what it got."""
     kind, piece_bytes, output = sys.argv[1:]
     channel = open_channel(kind, watchdog_seconds=30.0, piece_bytes=int(piece_bytes))
-    result = {name: run_rounds(channel, name) for name in get_args(TopologyName)}
+    result = {codec: {name: run_rounds(channel, name, codec) for name in get_args(TopologyName)} for codec in CODECS}
     Path(f"{output}.{channel.mpi_rank}").write_text(json.dumps(result))
     channel.close()
 
