@@ -18,6 +18,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -88,27 +89,30 @@ class RoundProgress:
             if folder.name <= progress_name(round_number):
                 shutil.rmtree(folder)
 
-    def begin(self, start: RoundStart, chunks: Sequence[Chunk], *, is_saved: bool) -> list[Chunk]:
+    def begin(
+        self, round_number: int, start: Callable[[], RoundStart], chunks: Sequence[Chunk], *, is_saved: bool
+    ) -> list[Chunk]:
         """Begin a round; returns the chunks that no earlier job finished. Every rank must call this.
 
         Args:
-            start: What clients train from.
+            round_number: The round.
+            start: Says what clients train from; asked only if something is saved or taken over, for it takes time.
             chunks: The round's, the same on every rank.
             is_saved: Whether there is a checkpoint of that.
         """
-        folder = self._journal.folder / PROGRESS_FOLDER / progress_name(start.round_number)
+        folder = self._journal.folder / PROGRESS_FOLDER / progress_name(round_number)
         places = {_key(chunk): place for place, chunk in enumerate(chunks)}
-        self._round = _Round(folder, start, places) if is_saved and self._every_seconds is not None else None
+        self._round = _Round(folder, cache(start), places) if is_saved and self._every_seconds is not None else None
         self._saved_at = self._now_seconds()
-        if start.round_number != self._resumed_round:
+        if round_number != self._resumed_round:
             return list(chunks)
         if self._journal.is_root:
-            self._taken_over = self._take_over(folder, start, set(places))
+            self._taken_over = self._take_over(folder, start(), set(places))
         done = _agree_on(self._taken_over, self._journal.channel)
         left = [chunk for chunk in chunks if _key(chunk) not in done]
         if done:
             told = f"{len(chunks) - len(left)} of its {len(chunks)} chunks were finished before"
-            LOG.info("%s: round %d: %s", self._journal.strategy, start.round_number, told)
+            LOG.info("%s: round %d: %s", self._journal.strategy, round_number, told)
         return left
 
     def chunk_done(self, chunk: Chunk, sums: Mapping[int, ExactSum]) -> None:
@@ -198,7 +202,7 @@ class RoundProgress:
 class _Round:
     """The chunks that this rank has finished of a round, and the file that says so."""
 
-    def __init__(self, folder: Path, start: RoundStart, places: Mapping[ChunkKey, int]) -> None:
+    def __init__(self, folder: Path, start: Callable[[], RoundStart], places: Mapping[ChunkKey, int]) -> None:
         self.folder, self.start, self.places = folder, start, places
         self.finished: list[ChunkKey] = []
         self.num_saved = 0
@@ -207,14 +211,14 @@ class _Round:
 
     def writing(self, arrays: Mapping[int, np.ndarray], notes: RoundNotes, store: ClientStore) -> Callable[[], None]:
         """Return what writes all that is finished by now."""
-        chunks, num_before = tuple(self.finished), self.num_saved
+        start, chunks, num_before = self.start(), tuple(self.finished), self.num_saved
         self.num_saved = len(chunks)
 
         def write() -> None:
             try:
                 new_clients = [client_id for _, client_ids in chunks[num_before:] for client_id in client_ids]
                 self._keep_files(new_clients, store)
-                record = Record(self.start, chunks, arrays, notes, dict(self._client_files))
+                record = Record(start, chunks, arrays, notes, dict(self._client_files))
                 before, self._path = self._path, write_record(self.folder, record, first=self.places[chunks[0]])
                 if before is not None:
                     before.unlink()

@@ -106,9 +106,9 @@ def run_strategies(
 
 def _estimates(federation: Federation, strategy: str, chunk_clients: dict[int, int]) -> dict[tuple[str, str], int]:
     """Return what a plan of this run says of its memory; nothing where it cannot. Every rank must call this."""
-    nodes = Counter(nodes_of_ranks(federation.channel, os.environ))
     if strategy not in PLANNED_STRATEGIES:
         return {}
+    nodes = Counter(nodes_of_ranks(federation.channel, os.environ))
     cluster = Cluster(nodes=len(nodes), ranks_per_node=max(nodes.values()), gpus_per_node=torch.cuda.device_count())
     config = federation.config.model_copy(update={"strategy": strategy})
     return estimate_memory(config, federation.model_types, cluster, chunk_clients)

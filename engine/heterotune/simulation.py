@@ -141,8 +141,8 @@ class Simulation:
         present = [client for client in cohort if client not in absent]
         chunks = form_chunks(present, chunk_clients=self.chunk_clients, num_steps=num_steps)
         with self.journal.phase("progress", round_number):
-            start = RoundStart(config.seed, round_number, self.adapters.sha256())
-            left = self.progress.begin(start, chunks, is_saved=self.checkpoints.saved_round == self.rounds_done)
+            is_saved = self.checkpoints.saved_round == self.rounds_done
+            left = self.progress.begin(round_number, partial(self._start_of, round_number), chunks, is_saved=is_saved)
         by_rank = assign_chunks(
             left,
             self.channel.num_ranks,
@@ -303,6 +303,10 @@ class Simulation:
         entry = {"name": "alignment/correlation", "value": correlation, "unit": "correlation"}
         self.journal.metrics(0, [entry, *cosines])
         return frames
+
+    def _start_of(self, round_number: int) -> RoundStart:
+        """Return what the clients of a round train from; right until `combine`."""
+        return RoundStart(self.config.seed, round_number, self.adapters.sha256())
 
     def _wait_in_lock_step(self, plan: RoundPlan, place: int, num_passes: int, leaving: Leaving) -> None:
         """Make the passes that the busiest rank of our backbone group makes beyond ours."""

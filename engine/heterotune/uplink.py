@@ -193,7 +193,9 @@ class _WayUp:
 
     def _over_the_wire(self, client_id: int, group: str, meant_G: Tensor) -> Tensor:
         """Send one group; returns what arrives."""
-        draw = generator(self.run_seed, self.round_number, client_id, f"wire/{group}")
+        draw = None
+        if codec_named(self.wire.wire).rounds_at_random:
+            draw = generator(self.run_seed, self.round_number, client_id, f"wire/{group}")
         message = encode(meant_G.numpy(), self.wire.wire, draw, topk_share=self.wire.topk_share)
         if not self.checks.is_masked:
             self.ledger.add(

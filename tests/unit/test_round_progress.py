@@ -55,7 +55,7 @@ class Job:
 
     def begin(self, start: RoundStart = START, *, saved_round: int | None = 3, is_saved: bool = True) -> list[Chunk]:
         self.progress.go_on_after(saved_round)
-        return self.progress.begin(start, CHUNKS, is_saved=is_saved)
+        return self.progress.begin(start.round_number, lambda: start, CHUNKS, is_saved=is_saved)
 
     def train(self, *chunks: Chunk) -> None:
         for chunk in chunks:
@@ -98,7 +98,7 @@ def folder(tmp_path: Path) -> Path:
     """The folder of a run that was killed when two ranks had finished the first three chunks."""
     for chunks in (CHUNKS[:2], CHUNKS[2:3]):
         job = Job(tmp_path / "run")
-        job.progress.begin(START, CHUNKS, is_saved=True)
+        job.progress.begin(4, lambda: START, CHUNKS, is_saved=True)
         job.train(*chunks)
     return tmp_path / "run"
 
@@ -134,7 +134,7 @@ def test_a_record_that_replaces_another_may_stand_beside_it(folder: Path, whole:
     content = name.read_bytes()
     assert "chunks-000002" in name.name
     job = Job(folder.parent / "other")
-    job.progress.begin(START, CHUNKS, is_saved=True)
+    job.progress.begin(4, lambda: START, CHUNKS, is_saved=True)
     job.train(CHUNKS[0])
     (shorter,) = records(folder.parent / "other")
     shorter.rename(name.parent / shorter.name)
@@ -253,7 +253,7 @@ def test_what_was_trained_from_another_state_is_left_out(folder: Path, start: Ro
 def test_chunks_that_are_formed_differently_are_left_out(folder: Path, caplog) -> None:
     job = Job(folder)
     job.progress.go_on_after(3)
-    assert job.progress.begin(START, CHUNKS[1:], is_saved=True) == [CHUNKS[1], CHUNKS[3]]
+    assert job.progress.begin(4, lambda: START, CHUNKS[1:], is_saved=True) == [CHUNKS[1], CHUNKS[3]]
     assert caplog.text.count("has chunks that this round has not") == 1
 
 

@@ -27,6 +27,8 @@ class Codec:
     """Every bit pattern arrives unchanged."""
     is_sparse: bool = False
     """A short payload may stand for many elements, so the reader must know how many it expects."""
+    rounds_at_random: bool = False
+    """It needs a generator."""
     has_blocks: bool = False
     """An element's error depends on its neighbours in the message."""
     keeps_residual: bool = False
@@ -72,6 +74,7 @@ CODECS = (
         payload_bytes=lambda num_elements, payload: int8_blocks.payload_bytes(num_elements),
         write=_write_int8,
         read=int8_blocks.read,
+        rounds_at_random=True,
         has_blocks=True,
     ),
     Codec(
