@@ -20,6 +20,7 @@ from heterotune.round_plan import RoundPlan
 from heterotune.server import GlobalAdapters
 from heterotune.training.chunk_batches import PreparedChunk, prepare_chunk
 from heterotune.training.local import TrainedChunk, idle_training_pass, train_chunk
+from heterotune.training.local_rule import LocalRule
 from heterotune.uplink import Intake, UpdateChecks, send_updates
 
 
@@ -30,6 +31,7 @@ class ChunkTraining:
         self,
         federation: Federation,
         attached: Sequence[AttachedAdapter],
+        rules: Sequence[LocalRule],
         adapters: GlobalAdapters,
         store: ClientStore,
         journal: Journal,
@@ -39,11 +41,12 @@ class ChunkTraining:
         Args:
             federation: Backbones and rows.
             attached: The adapters of each model type on its backbone.
+            rules: What the method does in each model type's local training.
             adapters: The common values.
             store: The clients' own tensors.
             journal: Where numbers go.
         """
-        self._federation, self._config = federation, federation.config
+        self._federation, self._config, self.rules = federation, federation.config, tuple(rules)
         self._attached, self._adapters, self._store, self._journal = attached, adapters, store, journal
         self.frames: list[HeadFrame | None] = [None] * len(attached)
 
@@ -60,11 +63,12 @@ class ChunkTraining:
             started = time.perf_counter()
             personal = [self._store.load(client.client_id, layout) for client in chunk.clients]
             bank = stack_clients(
-                layout, self._adapters.values, personal, device=backbone.device, head_frame=self.frames[place]
+                layout, self._adapters.shared, personal, device=backbone.device, head_frame=self.frames[place]
             )
             memory.now_making(OPTIMIZER_STATE)
             batches = memory.first_pass(prepared.batches(backbone.device))
-            trained = train_chunk(backbone, self._attached[place], bank, chunk, batches, self._config.local)
+            rule, local = self.rules[place], self._config.local
+            trained = train_chunk(backbone, self._attached[place], bank, chunk, batches, local, rule)
             for client, values_P in zip(chunk.clients, trained.values_KP, strict=True):
                 self._store.save(client.client_id, layout, values_P)
             self._journal.chunk(trained, prepared, time.perf_counter() - started)
@@ -83,7 +87,7 @@ class ChunkTraining:
                 intake,
                 ledger,
                 round_number=plan.round_number,
-                num_rows_of_type=plan.num_rows[place],
+                weight_K=plan.weights_of(trained.chunk.clients),
                 wire=self._config.collective,
                 run_seed=self._config.seed,
                 store=self._store,
@@ -96,13 +100,14 @@ class ChunkTraining:
         """Yield what makes a pass that counts for nothing, because ranks that share the backbone train."""
         with self._journal.phase("train", round_number, shape=("idle", place)), self._journal.idle():
             bank = self.global_bank(place, self.frames[place])
-            yield partial(idle_training_pass, self._federation.backbones[place], self._attached[place], bank)
+            backbone, attached, rule = self._federation.backbones[place], self._attached[place], self.rules[place]
+            yield partial(idle_training_pass, backbone, attached, bank, rule)
 
     def global_bank(self, place: int, frame: HeadFrame | None) -> Bank:
         """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""
         layout, device = self._adapters.layouts[place], self._federation.backbones[place].device
         personal = self._store.load(NO_CLIENT, layout)
-        return stack_clients(layout, self._adapters.values, [personal], device=device, head_frame=frame)
+        return stack_clients(layout, self._adapters.shared, [personal], device=device, head_frame=frame)
 
     def _train_phase(self, round_number: int, chunk: Chunk, prepared: PreparedChunk) -> AbstractContextManager[None]:
         """Record a chunk's training; chunks of one model type and of about one size need the same memory."""

@@ -128,7 +128,7 @@ def _seconds_per_pass(simulation: Simulation, place: int, num_clients: int) -> f
     layout, backbone, config = simulation.layouts[place], simulation.federation.backbones[place], simulation.config
     personal = [simulation.store.load(NO_CLIENT, layout)] * num_clients
     bank = stack_clients(
-        layout, simulation.adapters.values, personal, device=backbone.device, head_frame=simulation.frames[place]
+        layout, simulation.adapters.shared, personal, device=backbone.device, head_frame=simulation.frames[place]
     )
     shape = (num_clients * config.local.batch_size, config.data.max_tokens)
     ids_RT = torch.arange(shape[0] * shape[1], device=backbone.device).view(shape) % backbone.model_type.vocab_size
@@ -136,10 +136,10 @@ def _seconds_per_pass(simulation: Simulation, place: int, num_clients: int) -> f
     batch = ChunkBatch(ids_RT, ids_RT, num_targets_K)
     clients = tuple(Client(number, place, 1) for number in range(num_clients))
     chunk = Chunk(place, clients, (1,) * num_clients)
-    seconds = []
+    rule, seconds = simulation.training.rules[place], []
     for _ in range(1 + TIMED_PASSES):
         started = time.perf_counter()
-        train_chunk(backbone, simulation.attached[place], bank, chunk, [batch], config.local)
+        train_chunk(backbone, simulation.attached[place], bank, chunk, [batch], config.local, rule)
         if backbone.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)

@@ -14,6 +14,7 @@ from heterotune.aggregation.exact import ExactSum
 from heterotune.aggregation.quarantine import quarantine_metrics, round_goes_on, usual_norms
 from heterotune.aggregation.round_sums import RoundSums
 from heterotune.config.fault_options import SINGLE_UPDATE_RULES, AggregateOptions, MisbehaviourOptions, UpdateLimits
+from heterotune.config.methods import Needs
 from heterotune.config.schema import RunConfig
 from heterotune.errors import TooFewClients
 from heterotune.fleet.clients import Client, populations
@@ -25,7 +26,7 @@ from heterotune.privacy.secure_sum import SecureGroup
 from heterotune.round_outcome import RoundOutcome
 from heterotune.round_plan import RoundPlan
 from heterotune.secure_round import MaskedSum, make_group, unmask_sum
-from heterotune.single_updates import KeptUpdates, gather_robust
+from heterotune.single_updates import KeptUpdates, gather_each, gather_robust
 from heterotune.strategies.strategy import TypeUpdate
 from heterotune.topology import CohortCounts, Topology
 from heterotune.uplink import ClippedSum, Intake, PrivateSum, UpdateChecks
@@ -43,7 +44,12 @@ class Protection:
     """
 
     def __init__(
-        self, config: RunConfig, clients: Sequence[Client], layouts: Sequence[AdapterLayout], journal: Journal
+        self,
+        config: RunConfig,
+        clients: Sequence[Client],
+        layouts: Sequence[AdapterLayout],
+        journal: Journal,
+        needs: Needs = "slices",
     ) -> None:
         """Begin with nothing seen.
 
@@ -52,10 +58,11 @@ class Protection:
             clients: The whole fleet.
             layouts: Of all model types.
             journal: This rank's.
+            needs: What the method needs of a round's updates.
         """
         self._config, self._layouts, self._journal = config, layouts, journal
-        self._is_single = config.aggregate.rule in SINGLE_UPDATE_RULES
-        self._num_rows = {client.client_id: client.num_rows for client in clients}
+        self._needs_each = needs == "single updates"
+        self._is_single = self._needs_each or config.aggregate.rule in SINGLE_UPDATE_RULES
         self._num_empty = config.num_clients - len(clients)
         self._kept: dict[int, KeptUpdates] = {}
         self._metrics: list[dict[str, Any]] = []
@@ -118,9 +125,11 @@ class Protection:
             return topology.gather(sums, counts, self._noise, unmask) or None
         if not self._is_single:
             return topology.gather(sums, outcome.counts, None, unmask) or None
-        found = gather_robust(
-            self._kept, self._layouts, outcome.counts, self._num_rows, self._config.aggregate, self._journal.channel
-        )
+        weight_of = {client.client_id: self._plan.weight_of(client) for client in self._plan.trained}
+        options, channel = self._config.aggregate, self._journal.channel
+        if self._needs_each:
+            return gather_each(self._kept, self._layouts, outcome.counts, weight_of, channel) or None
+        found = gather_robust(self._kept, self._layouts, outcome.counts, weight_of, options, channel)
         self._metrics = [] if found is None else found.metrics
         return None if found is None else found.updates or None
 

@@ -51,11 +51,10 @@ def agree_on_outcome(plan: RoundPlan, mine: Sequence[Verdict], channel: Channel)
 def _counts(plan: RoundPlan, verdicts: Sequence[Verdict]) -> CohortCounts:
     """Count who counts. Weights were shares of all that trained, so the means of fewer clients are scaled up."""
     counting = {verdict.client_id for verdict in verdicts if verdict.counts}
-    num_clients, num_rows = dict.fromkeys(plan.places, 0), dict.fromkeys(plan.places, 0)
+    num_clients, weight = dict.fromkeys(plan.places, 0), dict.fromkeys(plan.places, 0)
     for client in plan.trained:
         if client.client_id in counting:
             num_clients[client.model_type] += 1
-            num_rows[client.model_type] += client.num_rows
-    all_rows = plan.num_rows
-    scale = {place: all_rows[place] / rows for place, rows in num_rows.items() if 0 < rows < all_rows[place]}
-    return CohortCounts(num_clients, num_rows, scale)
+            weight[client.model_type] += plan.weight_of(client)
+    scale = {place: plan.weight[place] / part for place, part in weight.items() if 0 < part < plan.weight[place]}
+    return CohortCounts(num_clients, weight, scale)

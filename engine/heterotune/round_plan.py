@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 from heterotune.fleet.assignment import common_pauses, passes_in_lock_step
 from heterotune.fleet.chunks import Chunk
@@ -22,12 +26,14 @@ class RoundPlan:
         chunks: Clients that train, by model type.
         by_rank: Each rank's chunks.
         absent: Clients of the cohort that do not train, and why.
+        weighting: What a client weighs among others.
     """
 
     round_number: int
     chunks: tuple[Chunk, ...]
     by_rank: tuple[tuple[Chunk, ...], ...]
     absent: Mapping[Client, Absence] = field(default_factory=dict)
+    weighting: Literal["rows", "clients"] = "rows"
 
     @cached_property
     def trained(self) -> tuple[Client, ...]:
@@ -45,12 +51,21 @@ class RoundPlan:
         return Counter(client.model_type for client in self.cohort)
 
     @cached_property
-    def num_rows(self) -> dict[int, int]:
-        """Place of a model type -> N_m, the rows of its clients that train; in model-type order."""
-        rows: dict[int, int] = {}
+    def weight(self) -> dict[int, int]:
+        """Place of a model type -> what its clients that train weigh together, as `weight_of`; in model-type order."""
+        weight: dict[int, int] = {}
         for chunk in self.chunks:
-            rows[chunk.model_type] = rows.get(chunk.model_type, 0) + sum(client.num_rows for client in chunk.clients)
-        return rows
+            weight[chunk.model_type] = weight.get(chunk.model_type, 0) + sum(map(self.weight_of, chunk.clients))
+        return weight
+
+    def weight_of(self, client: Client) -> int:
+        """Return what a client weighs among others: its rows, or 1."""
+        return client.num_rows if self.weighting == "rows" else 1
+
+    def weights_of(self, clients: Sequence[Client]) -> Tensor:
+        """Return each client's share of all that its model type's clients weigh, float64, shape (K,)."""
+        shares = [self.weight_of(client) / self.weight[client.model_type] for client in clients]
+        return torch.tensor(shares, dtype=torch.float64)
 
     @cached_property
     def places(self) -> tuple[int, ...]:

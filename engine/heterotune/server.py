@@ -26,6 +26,7 @@ class GlobalAdapters:
 
     Attributes:
         values: What clients have: the server's values after their way down the wire.
+        constants: Key -> value of scope "constant", which no message carries.
     """
 
     def __init__(self, layouts: Sequence[AdapterLayout], *, run_seed: int) -> None:
@@ -37,10 +38,17 @@ class GlobalAdapters:
             for spec in layout.travelling:
                 known = self.tensors.setdefault(spec.key, spec)
                 assert known.shape == spec.shape, f"{spec.key}: two shapes under one key"
-        self.values: dict[str, Tensor] = {
-            key: torch.from_numpy(initial_value(spec, run_seed=run_seed, client_id=NO_CLIENT, name=key))
-            for key, spec in sorted(self.tensors.items())
-        }
+        self.values: dict[str, Tensor] = {key: self._first_value(spec) for key, spec in sorted(self.tensors.items())}
+        constants = {spec.key: spec for layout in layouts for spec in layout.tensors if spec.scope == "constant"}
+        self.constants = {key: self._first_value(spec) for key, spec in sorted(constants.items())}
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """Key -> what all clients that hold the tensor have: common values and constants."""
+        return self.values | self.constants if self.constants else self.values
+
+    def _first_value(self, spec: TensorSpec) -> Tensor:
+        return torch.from_numpy(initial_value(spec, run_seed=self._run_seed, client_id=NO_CLIENT, name=spec.key))
 
     @property
     def exact(self) -> dict[str, Tensor]:
@@ -99,11 +107,11 @@ class GlobalAdapters:
 
     def held_bytes(self) -> int:
         """Return the bytes of the values, and of the server's own where those differ."""
-        return sum(value.nbytes for value in (*self.values.values(), *self._exact.values()))
+        return sum(value.nbytes for value in (*self.shared.values(), *self._exact.values()))
 
     def of_model_type(self, place: int) -> dict[str, Tensor]:
-        """Return a model type's shared tensors by their names in that type."""
-        return {spec.name: self.values[spec.key] for spec in self.layouts[place].travelling}
+        """Return a model type's common tensors and constants by their names in that type."""
+        return {spec.name: self.shared[spec.key] for spec in self.layouts[place].tensors if spec.scope != "client"}
 
     def sha256(self) -> str:
         """Return the digest of all values: name, dtype, shape and bytes, in name order."""

@@ -8,7 +8,8 @@ sample cohort -> chunks -> train (one pass per step for a whole chunk) -> update
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 
@@ -41,7 +42,7 @@ from heterotune.round_outcome import agree_on_outcome
 from heterotune.round_plan import RoundPlan
 from heterotune.round_progress import RoundProgress
 from heterotune.server import GlobalAdapters
-from heterotune.strategies.strategy import Strategy, TypeUpdate
+from heterotune.strategies.strategy import ServerRound, Strategy, TypeUpdate
 from heterotune.topology import make_topology
 from heterotune.training.chunk_batches import steps_of
 from heterotune.training.prefetch import prefetch
@@ -76,7 +77,8 @@ class Simulation:
             self.heldout = heldout_batches(federation.data.heldout, self.config.evaluate.batch_size, federation.device)
             self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
             self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)
-        self.protection = Protection(self.config, federation.clients, self.layouts, journal)
+        needs = self.config.needs_of(strategy.name)
+        self.protection = Protection(self.config, federation.clients, self.layouts, journal, needs)
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
         self.background = Background("saving")
         self.progress = RoundProgress(
@@ -87,8 +89,12 @@ class Simulation:
             every_seconds=self.protection.progress_seconds,
         )
         self.checkpoints = Checkpointing(self.config.checkpoint, journal, self.progress, self.background)
-        self.training = ChunkTraining(federation, self.attached, self.adapters, self.store, journal)
+        rules = [strategy.local_rule(layout) for layout in self.layouts]
+        self.training = ChunkTraining(federation, self.attached, rules, self.adapters, self.store, journal)
+        enlisted = Counter(client.model_type for client in federation.clients)
+        self._num_enlisted = {layout.model_type: enlisted[place] for place, layout in enumerate(self.layouts)}
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
+        self.server_state: Mapping[str, torch.Tensor] = {}  # on the ranks that combine
         self.rounds_done = 0
         self._forget_what_came_after(saved)
         self.frames = self.training.frames = self._frames(saved)
@@ -149,7 +155,7 @@ class Simulation:
             seconds_per_pass=dict(enumerate(self.pass_seconds)),
             in_lock_step=federation.backbones[0].in_lock_step and config.backbone.group != "rank",
         )
-        return RoundPlan(round_number, chunks, by_rank, absent)
+        return RoundPlan(round_number, chunks, by_rank, absent, self.strategy.weights)
 
     def train(self, plan: RoundPlan) -> None:
         """Train this rank's chunks; every update that counts goes over the wire into its model type's exact sum.
@@ -198,8 +204,9 @@ class Simulation:
     def combine(self, round_number: int, updates: Sequence[TypeUpdate]) -> None:
         """Let the strategy turn the means into new common values (CMGA, DeMA); on the ranks that combine."""
         with self.journal.phase("aggregate"):
-            combined = self.strategy.combine(updates, self.adapters.tensors, self.topology.grams)
+            combined = self.strategy.combine(updates, self._server_round(round_number))
             self.topology.apply(combined.change)
+            self.server_state = combined.state
         self.journal.metrics(round_number, combined.metrics)
 
     def broadcast(self, round_number: int) -> None:
@@ -242,6 +249,7 @@ class Simulation:
         for place, frame in enumerate(self.frames):
             if frame is not None:
                 tensors |= {f"frames/{place}/{name}": value.cpu().clone() for name, value in vars(frame).items()}
+        tensors |= {f"server/{name}": value.clone() for name, value in self.server_state.items()}
         tensors["known_clients"] = torch.tensor(sorted(self.downlink.known_clients), dtype=torch.int64)
         facts = {
             "strategy": self.strategy.name,
@@ -283,6 +291,9 @@ class Simulation:
         self.adapters.values = {
             key: saved.tensor(f"values/{key}", like=value) for key, value in self.adapters.values.items()
         }
+        self.server_state = {
+            name.removeprefix("server/"): value for name, value in saved.tensors.items() if name.startswith("server/")
+        }
         self.downlink.known_clients = set(saved.tensors["known_clients"].tolist())
 
     def _align(self) -> list[HeadFrame]:
@@ -303,6 +314,19 @@ class Simulation:
         entry = {"name": "alignment/correlation", "value": correlation, "unit": "correlation"}
         self.journal.metrics(0, [entry, *cosines])
         return frames
+
+    def _server_round(self, round_number: int) -> ServerRound:
+        """Return what the strategy may know when it combines a round's updates."""
+        return ServerRound(
+            round_number=round_number,
+            run_seed=self.config.seed,
+            layouts={layout.model_type: layout for layout in self.layouts},
+            tensors=self.adapters.tensors,
+            values=self.adapters.values,
+            state=self.server_state,
+            num_enlisted=self._num_enlisted,
+            grams=self.topology.grams,
+        )
 
     def _start_of(self, round_number: int) -> RoundStart:
         """Return what the clients of a round train from; right until `combine`."""

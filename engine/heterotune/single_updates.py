@@ -1,4 +1,4 @@
-"""Rules that look at clients one by one: their updates are kept where they came, and meet at the root.
+"""Rules and methods that look at clients one by one: updates are kept where they came, and meet at the root.
 
 They travel between ranks as they are: as many bytes as the clients sent. The root holds those of one model type at a
 time, K x P x 4 bytes; every other rank those of the clients that it trained.
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout
+from heterotune.aggregation.exact import ExactSum
 from heterotune.aggregation.robust import robust_update
 from heterotune.collective.channel import ROOT, Channel, Message
 from heterotune.config.fault_options import AggregateOptions
-from heterotune.strategies.strategy import TypeUpdate
+from heterotune.strategies.strategy import ClientUpdates, TypeUpdate
 from heterotune.topology import CohortCounts
 
 _CLIENT = struct.Struct("<q")
@@ -53,7 +54,7 @@ def gather_robust(
     kept: Mapping[int, KeptUpdates],
     layouts: Sequence[AdapterLayout],
     counts: CohortCounts,
-    num_rows: Mapping[int, int],
+    weight_of: Mapping[int, int],
     options: AggregateOptions,
     channel: Channel,
 ) -> RobustRound | None:
@@ -63,7 +64,7 @@ def gather_robust(
         kept: Place of a model type -> this rank's updates; used up.
         layouts: Of all model types.
         counts: The clients that count.
-        num_rows: Client id -> its rows.
+        weight_of: Client id -> what it weighs among others, its rows for example.
         options: The rule.
         channel: The ranks.
 
@@ -72,8 +73,8 @@ def gather_robust(
     """
     updates, metrics = [], []
     for place, of_type in kept.items():
-        gathered = channel.gather_bytes(of_type.take())
-        if gathered is None:
+        clients = _at_the_root(of_type, layouts[place], weight_of, channel)
+        if clients is None:
             continue
         layout, num_clients = layouts[place], counts.num_clients[place]
         is_enough = options.is_enough(num_clients)
@@ -81,13 +82,53 @@ def gather_robust(
         metrics.append({"name": "aggregate/too_few", "value": int(not is_enough), "unit": "rounds", **told})
         if not is_enough:
             continue
-        client_ids, update_KP = _sorted_rows(gathered, layout.num_travelling)
-        rows = [num_rows[client_id] / counts.num_rows[place] for client_id in client_ids]
-        combined_P, chosen = robust_update(update_KP, torch.tensor(rows, dtype=torch.float64), client_ids, options)
+        combined_P, chosen = robust_update(clients.update_KP, clients.share_K, clients.client_ids, options)
         metrics.append({"name": "aggregate/chosen", "value": len(chosen), "unit": "clients", **told})
-        mean = {spec.key: combined_P[layout.travelling_columns[spec.name]] for spec in layout.travelling}
-        updates.append(TypeUpdate(layout.model_type, counts.num_rows[place], mean))
+        updates.append(TypeUpdate(layout.model_type, counts.weight[place], _by_key(layout, combined_P), num_clients))
     return RobustRound(updates, metrics) if channel.mpi_rank == ROOT else None
+
+
+def gather_each(
+    kept: Mapping[int, KeptUpdates],
+    layouts: Sequence[AdapterLayout],
+    counts: CohortCounts,
+    weight_of: Mapping[int, int],
+    channel: Channel,
+) -> list[TypeUpdate] | None:
+    """Bring the updates to the root, type by type, for a method that needs them one by one; as `gather_robust`.
+
+    Returns:
+        At the root each model type's exact mean, and its single updates; a type with no client that counts is left
+        out. None elsewhere.
+    """
+    updates = []
+    for place, of_type in kept.items():
+        clients = _at_the_root(of_type, layouts[place], weight_of, channel)
+        if clients is not None and clients.client_ids:
+            exact = ExactSum(layouts[place].num_travelling)
+            exact.add(clients.update_KP, clients.share_K, clients.client_ids)
+            mean = _by_key(layouts[place], exact.finish())
+            name, num_clients = layouts[place].model_type, counts.num_clients[place]
+            updates.append(TypeUpdate(name, counts.weight[place], mean, num_clients, clients))
+    return updates if channel.mpi_rank == ROOT else None
+
+
+def _at_the_root(
+    kept: KeptUpdates, layout: AdapterLayout, weight_of: Mapping[int, int], channel: Channel
+) -> ClientUpdates | None:
+    """Gather one model type's updates; None but at the root."""
+    gathered = channel.gather_bytes(kept.take())
+    if gathered is None:
+        return None
+    client_ids, update_KP = _sorted_rows(gathered, layout.num_travelling)
+    total = sum(weight_of[client_id] for client_id in client_ids)
+    shares = [weight_of[client_id] / total for client_id in client_ids]
+    return ClientUpdates(client_ids, torch.tensor(shares, dtype=torch.float64), update_KP)
+
+
+def _by_key(layout: AdapterLayout, vector_P: Tensor) -> dict[str, Tensor]:
+    """Cut what a client sends into tensors."""
+    return {spec.key: vector_P[layout.travelling_columns[spec.name]] for spec in layout.travelling}
 
 
 def _sorted_rows(gathered: Iterable[Message], num_elements: int) -> tuple[list[int], Tensor]:

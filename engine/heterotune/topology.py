@@ -35,16 +35,16 @@ Unmask = Callable[[int, ExactSum], bool]
 
 @dataclass(frozen=True)
 class CohortCounts:
-    """Place of a model type -> its clients whose updates count and their rows, over all ranks.
+    """Place of a model type -> its clients whose updates count and what they weigh, over all ranks.
 
     Attributes:
         num_clients: In its sum.
-        num_rows: Of these clients, or what else the type weighs among others; a type with none is left out.
+        weight: Rows of these clients, or what else the type weighs among others; a type with none is left out.
         scale: What makes of a sum the mean over these clients, where the weights were made for more of them.
     """
 
     num_clients: Mapping[int, int]
-    num_rows: Mapping[int, int]
+    weight: Mapping[int, int]
     scale: Mapping[int, float] = field(default_factory=dict)
 
 
@@ -114,12 +114,12 @@ class RootTopology:
             if noise is not None:
                 add_noise(exact, noise(place))
             mean_P = exact.finish(num_clients=counts.num_clients[place])
-            if counts.num_rows[place] == 0:
+            if counts.weight[place] == 0:
                 continue
             if place in counts.scale:
                 mean_P *= counts.scale[place]
             means = {spec.key: mean_P[layout.travelling_columns[spec.name]] for spec in layout.travelling}
-            updates.append(TypeUpdate(layout.model_type, counts.num_rows[place], means))
+            updates.append(TypeUpdate(layout.model_type, counts.weight[place], means, counts.num_clients[place]))
         return updates
 
     def apply(self, change: Mapping[str, Tensor]) -> None:
@@ -161,7 +161,7 @@ class ShardedTopology:
     ) -> list[TypeUpdate] | None:
         """Add up all sums, each rank its slice; the means stay in the slice."""
         assert unmask is None, "a slice of a masked sum cannot be unmasked"
-        places = [place for place in sums.of_place if counts.num_rows[place]]
+        places = [place for place in sums.of_place if counts.weight[place]]
         num_holders = {key: sum(key in self._columns[place] for place in places) for key in self._sizes}
         self._slices = cut(self._sizes, num_holders, self._channel.num_ranks)
         bounds = self._pack(sums, places)
@@ -176,8 +176,9 @@ class ShardedTopology:
         for place, scale in counts.scale.items():
             for mean in means[place].values():
                 mean *= scale
+        layouts = self._adapters.layouts
         return [
-            TypeUpdate(self._adapters.layouts[place].model_type, counts.num_rows[place], means[place])
+            TypeUpdate(layouts[place].model_type, counts.weight[place], means[place], counts.num_clients[place])
             for place in places
         ]
 

@@ -97,7 +97,7 @@ def send_updates(
     ledger: Ledger,
     *,
     round_number: int,
-    num_rows_of_type: int,
+    weight_K: Tensor,
     wire: CollectiveConfig,
     run_seed: int,
     store: ClientStore,
@@ -111,10 +111,10 @@ def send_updates(
     Args:
         result: The trained chunk.
         layout: Its model type's adapter.
-        intake: This rank's sum for the model type; clients are added with weight n_k / N_m.
+        intake: This rank's sum for the model type.
         ledger: Gets one entry a client and tensor group.
         round_number: The round.
-        num_rows_of_type: N_m, the rows of all clients of this type that train in this round, on all ranks.
+        weight_K: The share of each of the chunk's clients in that sum, n_k / N_m over all ranks; float64.
         wire: The codec up and its options.
         run_seed: For codecs that round at random.
         store: Keeps what clients owe.
@@ -140,8 +140,7 @@ def send_updates(
     if owed:
         counted = [clients[place] for place in owed]
         rows_KP = arrived_KP if len(owed) == len(clients) else arrived_KP[list(owed)]
-        weights_K = torch.tensor([client.num_rows / num_rows_of_type for client in counted], dtype=torch.float64)
-        intake.add(rows_KP, weights_K, [client.client_id for client in counted])
+        intake.add(rows_KP, weight_K[list(owed)], [client.client_id for client in counted])
     for place, owed_P in owed.items():
         if owed_P is not None:
             store.save_residual(clients[place].client_id, owed_P)

@@ -174,7 +174,7 @@ def test_error_feedback_loses_nothing(num_rounds, seed, share, whole_numbers):
                 exact,
                 Ledger(),
                 round_number=round_number,
-                num_rows_of_type=10,
+                weight_K=torch.tensor([1.0], dtype=torch.float64),
                 wire=CollectiveConfig(wire="topk", topk_share=share),
                 run_seed=0,
                 store=store,

@@ -54,7 +54,7 @@ def send(tmp_path):
             exact,
             ledger,
             round_number=round_number,
-            num_rows_of_type=40,
+            weight_K=torch.tensor([client.num_rows / 40 for client in CHUNK.clients], dtype=torch.float64),
             wire=CollectiveConfig(wire=wire, topk_share=0.3),
             run_seed=1,
             store=ClientStore(tmp_path / "clients", run_seed=1),

@@ -42,13 +42,13 @@ def test_all_that_train_count_and_nothing_is_scaled():
     found = outcome({})
     assert [verdict.client_id for verdict in found.verdicts] == list(range(7))
     assert (found.verdicts[0].reason, found.verdicts[6].reason) == ("dropped_out", "late")
-    assert (found.counts.num_clients, found.counts.num_rows) == ({0: 3, 1: 2}, {0: 36, 1: 29})
+    assert (found.counts.num_clients, found.counts.weight) == ({0: 3, 1: 2}, {0: 36, 1: 29})
     assert found.counts.scale == {} and found.num_counted == 5
 
 
 def test_the_mean_of_those_that_count_is_scaled_up():
     found = outcome({2: "not_finite", 4: "too_large", 5: "wrong_shape"})
-    assert (found.counts.num_clients, found.counts.num_rows) == ({0: 2, 1: 0}, {0: 24, 1: 0})
+    assert (found.counts.num_clients, found.counts.weight) == ({0: 2, 1: 0}, {0: 24, 1: 0})
     assert found.counts.scale == {0: 36 / 24}
 
 

@@ -46,7 +46,7 @@ def test_updates_come_to_the_rule_whole_and_in_any_order(rule):
     found, update_KP, weight_K = gather(options)
     wanted_P, chosen = robust_update(update_KP, weight_K, IDS, options)
     (update,) = found.updates
-    assert (update.model_type, update.num_rows) == ("a", sum(ROWS.values()))
+    assert (update.model_type, update.weight) == ("a", sum(ROWS.values()))
     for spec in LAYOUT.travelling:
         assert torch.equal(update.mean[spec.key], wanted_P[LAYOUT.travelling_columns[spec.name]])
     assert {entry["name"]: entry["value"] for entry in found.metrics} == {

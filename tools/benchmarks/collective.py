@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ class _Round:
         from heterotune.fleet.chunks import Chunk
         from heterotune.fleet.clients import Client
         from heterotune.server import GlobalAdapters
-        from heterotune.strategies.heterotune import Heterotune
+        from heterotune.strategies.heterotune import combine_aligned
         from heterotune.topology import make_topology
         from heterotune.training.local import TrainedChunk
 
@@ -177,7 +178,9 @@ class _Round:
             AdapterLayout(name, (TensorSpec("w.V", (size,), "type", f"type/{name}/w.V", "dema.type", "0"), shared))
             for name in TYPES
         ]
-        self.channel, self.ledger, self.strategy = channel, Ledger(), Heterotune(HeterotuneOptions())
+        self.channel, self.ledger = channel, Ledger()
+        self.combine = partial(combine_aligned, options=HeterotuneOptions())
+        self.weight_K = torch.tensor([1 / channel.num_ranks], dtype=torch.float64)
         self.adapters = GlobalAdapters(self.layouts, run_seed=0)
         self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
         self.topology = make_topology(topology, self.adapters, channel)
@@ -196,6 +199,7 @@ class _Round:
         """Run a round from trained updates to new values on all ranks."""
         from heterotune.client_store import ClientStore
         from heterotune.config.schema import CollectiveConfig
+        from heterotune.strategies.strategy import ServerRound
         from heterotune.topology import CohortCounts
         from heterotune.uplink import send_updates
 
@@ -208,7 +212,7 @@ class _Round:
                 exact,
                 self.ledger,
                 round_number=1,
-                num_rows_of_type=num_ranks,
+                weight_K=self.weight_K,
                 wire=CollectiveConfig(),
                 run_seed=0,
                 store=ClientStore(Path("unused"), run_seed=0),
@@ -218,7 +222,8 @@ class _Round:
         updates = self.topology.gather(self.sums, CohortCounts(counts, counts))
         started = self._note("gather", started)
         if updates is not None:
-            combined = self.strategy.combine(updates, self.adapters.tensors, self.topology.grams)
+            server = ServerRound(tensors=self.adapters.tensors, grams=self.topology.grams)
+            combined = self.combine(updates, server)
             self.topology.apply(combined.change)
         started = self._note("combine", started)
         self.topology.broadcast(self.downlink, "fp32", 1)

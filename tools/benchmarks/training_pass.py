@@ -17,6 +17,7 @@ from torch import Tensor
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank, stack_clients
 from heterotune.adapters.layout import AdapterLayout, initial_value
+from heterotune.adapters.lora import lora_layout
 from heterotune.backbone.load import Backbone, load_backbone
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.schema import FedavgLoraOptions, FleetEntry, LocalConfig
@@ -24,7 +25,6 @@ from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
 from heterotune.fleet.model_types import read_model_types
 from heterotune.randomness import NO_CLIENT
-from heterotune.strategies.fedavg_lora import FedavgLora
 from heterotune.training.local import TrainedChunk, train_chunk
 from heterotune.training.objective import ChunkBatch
 
@@ -78,7 +78,7 @@ def make_setting(
         checkpointing=checkpointing,
         device=torch.device("cpu"),
     )
-    layout = FedavgLora(FedavgLoraOptions(adapter_rank=adapter_rank)).layout(model_type, (model_type,))
+    layout = lora_layout(FedavgLoraOptions(adapter_rank=adapter_rank), model_type)
     shared = {
         spec.key: torch.from_numpy(initial_value(spec, run_seed=SEED, client_id=NO_CLIENT, name=spec.key))
         for spec in layout.tensors

@@ -50,9 +50,11 @@ class _AdaptedLinear(torch.autograd.Function):
         grad = grad_output.reshape(-1, grad_output.shape[-1])
         grad_KNO = grad.view(len(rows_KNI), -1, grad.shape[1])
         grad_low_KNr = torch.bmm(grad_KNO, up_KOr).mul_(ctx.scale)
-        grad_up_KOr = torch.bmm(low_KNr.transpose(1, 2), grad_KNO).transpose(1, 2)
-        grad_down_KrI = torch.bmm(grad_low_KNr.transpose(1, 2), rows_KNI)
-        grad_x = None
+        grad_x = grad_down_KrI = grad_up_KOr = None
+        if ctx.needs_input_grad[4]:
+            grad_up_KOr = torch.bmm(low_KNr.transpose(1, 2), grad_KNO).transpose(1, 2)
+        if ctx.needs_input_grad[3]:
+            grad_down_KrI = torch.bmm(grad_low_KNr.transpose(1, 2), rows_KNI)
         if ctx.needs_input_grad[0]:
             grad_x = torch.mm(grad, weight)
             grad_x.view(len(rows_KNI), -1, grad_x.shape[1]).baddbmm_(grad_low_KNr, down_KrI)

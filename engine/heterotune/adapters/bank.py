@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heterotune.adapters.layout import AdapterLayout
+from heterotune.adapters.layout import AdapterLayout, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,14 @@ class Bank:
         self.grads_KP = torch.zeros_like(values_KP)
         self.start_KP = values_KP.clone() if start_KP is None else start_KP
         self.head_frame = head_frame
-        self._views = {spec.name: self._leaf(spec.name, spec.shape) for spec in layout.tensors}
+        self._views = {spec.name: self._leaf(spec) for spec in layout.tensors}
 
-    def _leaf(self, name: str, shape: Sequence[int]) -> Tensor:
-        columns = self.layout.columns[name]
-        leaf = self.values_KP[:, columns].unflatten(1, shape).detach().requires_grad_()
-        leaf.grad = self.grads_KP[:, columns].unflatten(1, shape)
+    def _leaf(self, spec: TensorSpec) -> Tensor:
+        columns = self.layout.columns[spec.name]
+        leaf = self.values_KP[:, columns].unflatten(1, spec.shape).detach()
+        if spec.trains:
+            leaf.requires_grad_()
+            leaf.grad = self.grads_KP[:, columns].unflatten(1, spec.shape)
         return leaf
 
     @property
@@ -92,14 +94,15 @@ def stack_clients(
 
     Args:
         layout: The model type's adapter.
-        shared: Key -> common value, for every travelling tensor.
+        shared: Key -> common value, for every tensor but personal ones.
         personal: For each client, name -> value of its own "client" tensors.
         device: Where the backbone runs.
         head_frame: Frozen head tensors on that device, if the layout has a head branch.
     """
     start_P = torch.zeros(layout.num_columns)
-    for spec in layout.travelling:
-        start_P[layout.columns[spec.name]] = shared[spec.key].flatten()
+    for spec in layout.tensors:
+        if spec.scope != "client":
+            start_P[layout.columns[spec.name]] = shared[spec.key].flatten()
     start_KP = start_P.to(device).expand(len(personal), -1)
     if any(personal):
         start_KP = start_KP.clone()

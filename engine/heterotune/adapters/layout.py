@@ -15,18 +15,19 @@ import numpy as np
 
 from heterotune.randomness import NO_ROUND, generator
 
-Scope = Literal["client", "type", "width", "fleet"]
+Scope = Literal["client", "type", "width", "fleet", "constant"]
 Init = Literal["zeros", "ones", "kaiming"]
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A trained tensor of an adapter.
+    """A tensor of an adapter.
 
     Attributes:
         name: Its name within the model type, e.g. "layers.3.self_attn.q_proj.width.V".
         shape: Its shape for one client.
-        scope: The clients over which it is averaged; "client" never travels.
+        scope: The clients over which it is averaged; "client" never travels, nor does "constant": every client draws
+            it from the run's seed, and it stays what it is.
         key: Where its common value lives: tensors of several model types with one key are one tensor. For scope
             "client" the key is unused.
         group: The tensor group that the ledger counts it under, e.g. "dema.width".
@@ -34,6 +35,7 @@ class TensorSpec:
         init: Its first value; "kaiming" is uniform in ±1/sqrt(d_in) as in PEFT's LoRA A.
         learning_rate_scale: Factor on the client's learning rate.
         one_second_moment: Adam keeps one second-moment scalar for a client's whole tensor, not one per element.
+        trains: Whether local steps change it; one that does not may be state of a method, or frozen at random values.
     """
 
     name: str
@@ -45,6 +47,7 @@ class TensorSpec:
     init: Init = "zeros"
     learning_rate_scale: float = 1.0
     one_second_moment: bool = False
+    trains: bool = True
 
     @property
     def num_elements(self) -> int:
@@ -114,13 +117,13 @@ class AdapterLayout:
 
     @cached_property
     def num_columns(self) -> int:
-        """P: trained elements per client."""
+        """P: elements per client."""
         return sum(spec.num_elements for spec in self.tensors)
 
     @cached_property
     def travelling(self) -> tuple[TensorSpec, ...]:
-        """The tensors that clients send: every scope but "client"."""
-        return tuple(spec for spec in self.tensors if spec.scope != "client")
+        """The tensors that clients send: every scope but "client" and "constant"."""
+        return tuple(spec for spec in self.tensors if spec.scope not in ("client", "constant"))
 
     @cached_property
     def num_travelling(self) -> int:

@@ -16,9 +16,12 @@ from heterotune.fleet.model_types import ModelType
 def adapter_layout(
     strategy: StrategyName, config: RunConfig, model_type: ModelType, fleet: Sequence[ModelType]
 ) -> AdapterLayout:
-    """Return a model type's adapter under a method of the run file: what `Strategy.layout` of that method returns."""
+    """Return a model type's adapter under a method of the run file: what `Strategy.layout` of that method returns.
+
+    A method with a table of its own has a line here; all others put plain LoRA on every model type.
+    """
     if strategy == "heterotune":
         return dema_layout(config.heterotune, model_type, fleet)
     if strategy == "fedavg_full":
         return full_layout(config.fedavg_full, model_type)
-    return lora_layout(config.fedavg_lora, model_type)
+    return lora_layout(getattr(config, strategy), model_type)

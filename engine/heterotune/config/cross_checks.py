@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from heterotune.config.field_types import LARGEST_FLEET
+from heterotune.config.method_checks import METHOD_CHECKS
 from heterotune.config.nearest import suggestion
 from heterotune.config.protection_checks import PROTECTION_CHECKS
 
@@ -149,5 +150,6 @@ _CHECKS = (
     (_compared, ("compare_with", "strategy")),
     (_decay_of_differences, ("local", "strategy", "compare_with")),
     (_shared_ranks, ("fleet", "heterotune", "strategy", "compare_with")),
+    *METHOD_CHECKS,
     *PROTECTION_CHECKS,
 )

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, StringConstraints
 
+from heterotune.config.methods import METHODS
+
 LARGEST_COUNT = 2**31 - 1
 LARGEST_LIST = 1000
 LARGEST_FLEET = 1_000_000
@@ -24,7 +26,7 @@ Share = Annotated[Number, Field(gt=0, le=1)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
 
-StrategyName = Literal["heterotune", "fedavg_lora", "fedavg_full"]
+StrategyName = Literal[tuple(METHODS)]
 TopologyName = Literal["root", "sharded"]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, model_validator
 
 from heterotune.config.field_types import Count, CountOrZero, Decay, Flag, NotNegative, Positive, Section
+from heterotune.config.methods import METHODS, Needs
 
 DEFAULT_LOCAL_STEPS = 10
 
@@ -105,6 +106,11 @@ class HeterotuneOptions(Section):
     """Group of tensors within which CMGA compares directions."""
     cmga_rescale: Flag = True
     """Give CMGA's result the norm of the plain weighted mean."""
+
+    @property
+    def needs(self) -> Needs:
+        """What these options make the server need of a round's updates; see `config.methods.Method`."""
+        return METHODS["heterotune"].needs
 
     @model_validator(mode="after")
     def _check_head(self) -> HeterotuneOptions:

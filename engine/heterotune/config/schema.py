@@ -34,6 +34,7 @@ from heterotune.config.method_options import (
     HeterotuneOptions,
     LocalConfig,
 )
+from heterotune.config.methods import METHODS, Needs
 from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
 from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
 
@@ -333,6 +334,10 @@ class RunConfig(Section):
     """What is kept so that the run can go on later."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """When and on how much text the fleet is evaluated."""
+
+    def needs_of(self, strategy: StrategyName) -> Needs:
+        """Return what a method's server needs of a round's updates; its options may need more than the method does."""
+        return getattr(getattr(self, strategy, None), "needs", METHODS[strategy].needs)
 
     @property
     def num_clients(self) -> int:

@@ -9,71 +9,70 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 from torch import Tensor
 
-from heterotune.adapters.dema import dema_layout
-from heterotune.adapters.layout import AdapterLayout, TensorSpec
+from heterotune.adapters.layout import TensorSpec
+from heterotune.adapters.tables import adapter_layout
 from heterotune.aggregation.cmga import CmgaDiagnostics, SharedGroup, align_groups
-from heterotune.aggregation.gram import Grams, whole_grams
-from heterotune.config.schema import HeterotuneOptions
-from heterotune.fleet.model_types import ModelType
-from heterotune.strategies.strategy import Combined, TypeUpdate, holders, type_weights, weighted_mean
+from heterotune.config.schema import HeterotuneOptions, RunConfig
+from heterotune.strategies.strategy import (
+    Combined,
+    ServerRound,
+    Strategy,
+    TypeUpdate,
+    fedavg,
+    holders,
+    type_weights,
+    weighted_mean,
+)
 
 
-@dataclass(frozen=True)
-class Heterotune:
-    """Dense mixture of adapters: every branch is active for every token; scopes say who shares what."""
+def make(config: RunConfig) -> Strategy:
+    """Return a dense mixture of adapters: every branch is active for every token; scopes say who shares what."""
+    combine = partial(combine_aligned, options=config.heterotune)
+    return Strategy("heterotune", partial(adapter_layout, "heterotune", config), combine)
 
-    options: HeterotuneOptions
-    name: str = "heterotune"
 
-    def layout(self, model_type: ModelType, fleet: Sequence[ModelType]) -> AdapterLayout:
-        """Return the branches of a model type: LoRA by width or type, the shared head, personal ones if asked for."""
-        return dema_layout(self.options, model_type, fleet)
+def combine_aligned(updates: Sequence[TypeUpdate], server: ServerRound, *, options: HeterotuneOptions) -> Combined:
+    """Return the weighted mean of every tensor; where several model types share tensors, CMGA aligns them first."""
+    if options.cmga == "none":
+        return fedavg(updates, server)
+    keys = sorted({key for update in updates for key in update.mean})
+    change: dict[str, Tensor] = {key: weighted_mean(updates, key) for key in keys if len(holders(updates, key)) == 1}
+    shared = [key for key in keys if key not in change]
+    named = [
+        (name, members, _shared_group(members, group))
+        for name, members, group in _groups(updates, server.tensors, shared, options.cmga_granularity)
+    ]
+    aligned = align_groups([group for _, _, group in named], rescale=options.cmga_rescale, grams=server.grams)
+    metrics: list[dict[str, Any]] = []
+    for (name, members, _), (combined, seen) in zip(named, aligned, strict=True):
+        change.update(combined)
+        metrics += _diagnostics(name, members, seen)
+    return Combined(change, metrics)
 
-    def combine(
-        self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], grams: Grams = whole_grams
-    ) -> Combined:
-        """Return the weighted mean of every tensor; where several model types share tensors, CMGA aligns them first."""
-        keys = sorted({key for update in updates for key in update.mean})
-        if self.options.cmga == "none":
-            return Combined({key: weighted_mean(updates, key) for key in keys})
-        change: dict[str, Tensor] = {
-            key: weighted_mean(updates, key) for key in keys if len(holders(updates, key)) == 1
-        }
-        shared = [key for key in keys if key not in change]
-        named = [
-            (name, members, _shared_group(members, group))
-            for name, members, group in self._groups(updates, tensors, shared)
-        ]
-        aligned = align_groups([group for _, _, group in named], rescale=self.options.cmga_rescale, grams=grams)
-        metrics: list[dict[str, Any]] = []
-        for (name, members, _), (combined, seen) in zip(named, aligned, strict=True):
-            change.update(combined)
-            metrics += _diagnostics(name, members, seen)
-        return Combined(change, metrics)
 
-    def _groups(
-        self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], keys: Sequence[str]
-    ) -> Iterator[tuple[str, list[TypeUpdate], list[str]]]:
-        """Yield (name, model types that share it, keys): tensors that CMGA aligns as one vector."""
-        grouped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
-        for key in keys:
-            spec = tensors[key]
-            name = {
-                "tensor": key,
-                "depth_class": f"{spec.group}/{spec.depth_class}",
-                "branch": spec.group,
-                "model": "model",
-            }[self.options.cmga_granularity]
-            members = tuple(update.model_type for update in holders(updates, key))
-            grouped[name, members].append(key)
-        for (name, _), group in grouped.items():
-            yield name, holders(updates, group[0]), group
+def _groups(
+    updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], keys: Sequence[str], granularity: str
+) -> Iterator[tuple[str, list[TypeUpdate], list[str]]]:
+    """Yield (name, model types that share it, keys): tensors that CMGA aligns as one vector."""
+    grouped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    for key in keys:
+        spec = tensors[key]
+        name = {
+            "tensor": key,
+            "depth_class": f"{spec.group}/{spec.depth_class}",
+            "branch": spec.group,
+            "model": "model",
+        }[granularity]
+        members = tuple(update.model_type for update in holders(updates, key))
+        grouped[name, members].append(key)
+    for (name, _), group in grouped.items():
+        yield name, holders(updates, group[0]), group
 
 
 def _shared_group(members: Sequence[TypeUpdate], keys: Sequence[str]) -> SharedGroup:

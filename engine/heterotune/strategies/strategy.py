@@ -1,13 +1,14 @@
-"""What a federated method says: a table of scopes for each model type, and how the types' updates become new values.
+"""What a federated method says: its adapters, what its clients do locally, and how updates become new common values.
 
-A strategy works on plain tensors. It never learns how many ranks there are, and nothing it does may depend on it.
+A method works on plain tensors. It never learns how many ranks there are, and nothing it does may depend on it. What
+it does not say is FedAvg's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,22 @@ from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.aggregation.exact import weighted_sum
 from heterotune.aggregation.gram import Grams, whole_grams
 from heterotune.fleet.model_types import ModelType
+from heterotune.training.local_rule import PLAIN, LocalRule
+
+
+@dataclass(frozen=True)
+class ClientUpdates:
+    """The single updates of a model type's clients in a round, in client order.
+
+    Attributes:
+        client_ids: K ids, rising.
+        share_K: n_k / N_m, float64, sums to 1.
+        update_KP: What the clients sent, float32; columns as in `AdapterLayout.travelling_columns`. Not changed.
+    """
+
+    client_ids: Sequence[int]
+    share_K: Tensor
+    update_KP: Tensor
 
 
 @dataclass(frozen=True)
@@ -24,13 +41,43 @@ class TypeUpdate:
 
     Attributes:
         model_type: Its name.
-        num_rows: N_m, the rows of its clients in the cohort.
+        weight: What it weighs among model types: N_m, the rows of its clients that count; their number where the
+            method lets all clients weigh the same.
         mean: Key -> Σ_k (n_k / N_m) u_k, float64, flat; what is here of it.
+        num_clients: Clients that count.
+        clients: Their single updates, where the method needs them (`config.methods`), else None.
     """
 
     model_type: str
-    num_rows: int
+    weight: int
     mean: Mapping[str, Tensor]
+    num_clients: int = 0
+    clients: ClientUpdates | None = None
+
+
+@dataclass(frozen=True)
+class ServerRound:
+    """What a server knows when it combines a round's updates, beside the updates.
+
+    Attributes:
+        round_number: The round, from 1.
+        run_seed: For `randomness.generator`.
+        layouts: Model type -> its adapter.
+        tensors: Key -> one of the specs that share it, for all tensors that travel.
+        values: Key -> the common value that clients trained from, float32, whole. Not changed.
+        state: What `Combined.state` of the last round that changed something held; {} before. Not changed.
+        num_enlisted: Model type -> its clients in the whole fleet, whether drawn or not.
+        grams: Gives dot products of whole vectors where only slices are here.
+    """
+
+    round_number: int = 1
+    run_seed: int = 0
+    layouts: Mapping[str, AdapterLayout] = field(default_factory=dict)
+    tensors: Mapping[str, TensorSpec] = field(default_factory=dict)
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    num_enlisted: Mapping[str, int] = field(default_factory=dict)
+    grams: Grams = whole_grams
 
 
 @dataclass(frozen=True)
@@ -41,35 +88,56 @@ class Combined:
         change: Key -> what to add to the common value, float64, flat; as much of it as of the updates. May be an
             update's own memory.
         metrics: Numbers to log: name, value, unit and what else identifies them.
+        state: What the server keeps for the next round: name -> tensor, saved with every checkpoint. Only a method that
+            needs whole sums may keep any.
     """
 
     change: dict[str, Tensor]
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Strategy(Protocol):
-    """A federated method."""
+LayoutRule = Callable[[ModelType, Sequence[ModelType]], AdapterLayout]
+"""A model type's adapter: which tensors train, and over which clients each is averaged; (model type, whole fleet)."""
+
+Combine = Callable[[Sequence[TypeUpdate], ServerRound], Combined]
+"""Turns the round's updates, in model-type order, into changes of the common values.
+
+Where the method needs no more than slices (`config.methods`), a tensor may be here in part only, all types' the same
+part: then work element by element, and get what depends on whole tensors from `ServerRound.grams`.
+"""
+
+
+def fedavg(updates: Sequence[TypeUpdate], server: ServerRound) -> Combined:
+    """Return the weighted mean of every tensor over its clients (McMahan et al., 2017)."""
+    keys = {key for update in updates for key in update.mean}
+    return Combined({key: weighted_mean(updates, key) for key in sorted(keys)})
+
+
+def plain_rule(layout: AdapterLayout) -> LocalRule:
+    """Return FedAvg's local training."""
+    return PLAIN
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A federated method; every part has FedAvg's as its default.
+
+    Attributes:
+        name: As in a run file and in `config.methods.METHODS`.
+        layout: See `LayoutRule`.
+        combine: See `Combine`.
+        local_rule: A model type's adapter -> what its clients do locally.
+        weights: What a client weighs among those of its model type: its rows, or all the same.
+        is_personal: Whether a client's own model is what counts, and is evaluated as well as the common one.
+    """
 
     name: str
-
-    def layout(self, model_type: ModelType, fleet: Sequence[ModelType]) -> AdapterLayout:
-        """Return a model type's adapter: which tensors train, and over which clients each is averaged."""
-        ...
-
-    def combine(
-        self, updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], grams: Grams = whole_grams
-    ) -> Combined:
-        """Turn the round's updates, in model-type order, into changes of the common values.
-
-        A tensor may be here in part only, all types' the same part: work element by element, and get what depends on
-        whole tensors from `grams`.
-
-        Args:
-            updates: One for each model type with clients in the cohort. Not changed.
-            tensors: Key -> one of the specs that share it.
-            grams: Gives dot products of whole vectors.
-        """
-        ...
+    layout: LayoutRule
+    combine: Combine = fedavg
+    local_rule: Callable[[AdapterLayout], LocalRule] = plain_rule
+    weights: Literal["rows", "clients"] = "rows"
+    is_personal: bool = False
 
 
 def holders(updates: Sequence[TypeUpdate], key: str) -> list[TypeUpdate]:
@@ -79,8 +147,8 @@ def holders(updates: Sequence[TypeUpdate], key: str) -> list[TypeUpdate]:
 
 def type_weights(updates: Sequence[TypeUpdate]) -> Tensor:
     """Return w_m = N_m / Σ N_m, float64, shape (M,)."""
-    total = sum(update.num_rows for update in updates)
-    return torch.tensor([update.num_rows / total for update in updates], dtype=torch.float64)
+    total = sum(update.weight for update in updates)
+    return torch.tensor([update.weight / total for update in updates], dtype=torch.float64)
 
 
 def weighted_mean(updates: Sequence[TypeUpdate], key: str) -> Tensor:

@@ -5,7 +5,7 @@ Legend: K clients, P trained elements per client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,9 @@ from heterotune.adapters.bank import Bank
 from heterotune.backbone.load import Backbone
 from heterotune.config.schema import LocalConfig
 from heterotune.fleet.chunks import Chunk
+from heterotune.training.local_rule import PLAIN, LocalRule
 from heterotune.training.objective import ChunkBatch, client_losses, idle_batch
 from heterotune.training.optimizers import ChunkOptimizer
-
-# A strategy's own loss term, e.g. a proximal one: (bank, values at the start of the round (K, P)) -> loss (K,).
-# It must be written in the bank's tensors, `bank[name]`, to be differentiable.
-LossTerm = Callable[[Bank, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,7 @@ def train_chunk(
     chunk: Chunk,
     batches: Iterable[ChunkBatch],
     local: LocalConfig,
-    *,
-    loss_term: LossTerm | None = None,
+    rule: LocalRule = PLAIN,
 ) -> TrainedChunk:
     """Train the clients of a chunk for a round; makes exactly `chunk.num_passes` passes over the backbone.
 
@@ -60,22 +56,28 @@ def train_chunk(
         chunk: The clients and their steps.
         batches: One for each pass, rows in client order.
         local: Optimiser, clipping and schedule.
-        loss_term: What a strategy adds to each client's loss.
+        rule: What the method changes of it.
     """
     optimizer = ChunkOptimizer(bank.layout, bank.values_KP, local, chunk.num_steps)
     loss_sum_K = torch.zeros(bank.num_clients, device=bank.values_KP.device)
+    rate_sum_K1 = torch.zeros_like(loss_sum_K).unsqueeze(1)
     with attached.use(bank):
         for batch in batches:
             active_K = optimizer.active()
             bank.zero_grad()
-            losses_K = client_losses(backbone, bank, batch)
-            if loss_term is not None:
-                losses_K = losses_K + loss_term(bank, bank.start_KP)
+            losses_K = rule.objective(backbone, bank, batch)
+            loss_sum_K += losses_K.detach() * active_K
+            if rule.loss_term is not None:
+                losses_K = losses_K + rule.loss_term(bank, bank.start_KP)
             # Each client's tensors see its own loss only, so the sum keeps gradients apart.
             (losses_K * active_K).sum().backward()
-            optimizer.step(bank.grads_KP)
-            loss_sum_K += losses_K.detach() * active_K
+            rate_K1 = optimizer.step(bank.grads_KP)
+            if rule.after_step is not None:
+                rule.after_step(bank, rate_K1)
+            rate_sum_K1 += rate_K1
     assert optimizer.step_number == chunk.num_passes
+    if rule.finish is not None:
+        rule.finish(bank, rate_sum_K1)
     return TrainedChunk(
         chunk,
         # Gradients are no longer needed: the update takes their place instead of more memory.
@@ -85,10 +87,10 @@ def train_chunk(
     )
 
 
-def idle_training_pass(backbone: Backbone, attached: AttachedAdapter, idle_bank: Bank) -> None:
+def idle_training_pass(backbone: Backbone, attached: AttachedAdapter, idle_bank: Bank, rule: LocalRule = PLAIN) -> None:
     """Run forward and backward over one row that counts for nothing, to stay in lock step with ranks that train."""
     with attached.use(idle_bank):
-        client_losses(backbone, idle_bank, idle_batch(backbone.device)).sum().backward()
+        rule.objective(backbone, idle_bank, idle_batch(backbone.device)).sum().backward()
 
 
 @torch.no_grad()

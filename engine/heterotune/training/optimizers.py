@@ -65,8 +65,12 @@ class ChunkOptimizer:
         """Return which clients still train in the step to come, float32 (K,): 1 or 0."""
         return self.values_KP.new_tensor([float(self.step_number < steps) for steps in self.num_steps])
 
-    def step(self, grads_KP: Tensor) -> None:
-        """Make one step. Gradients are clipped in place first; rows of finished clients are not read."""
+    def step(self, grads_KP: Tensor) -> Tensor:
+        """Make one step. Gradients are clipped in place first; rows of finished clients are not read.
+
+        Returns:
+            The learning rate of each client's step, float32 (K, 1); 0 for one that has made all its steps.
+        """
         if self.local.clip_norm is not None:
             clip_per_client(grads_KP, self.local.clip_norm)
         rates = [learning_rate_at(self.step_number, steps, self.local) for steps in self.num_steps]
@@ -80,7 +84,9 @@ class ChunkOptimizer:
             kept = self.values_KP[done]
             rule(grads_KP, rate)
             self.values_KP[done] = kept
+            rate_K1[done] = 0.0
         self.step_number += 1
+        return rate_K1
 
     def _sgd(self, grads_KP: Tensor, rate: Tensor) -> None:
         direction = grads_KP
@@ -106,11 +112,15 @@ class ChunkOptimizer:
 
 
 def _rate_scale(layout: AdapterLayout, values_KP: Tensor) -> Tensor | None:
-    """Return each column's factor on the learning rate, one for all where they are equal, None where all are 1."""
-    scales = {spec.learning_rate_scale for spec in layout.tensors}
+    """Return each column's factor on the learning rate, one for all where they are equal, None where all are 1.
+
+    A column that does not train has 0, and stays what it is under weight decay, too.
+    """
+    scale_of = {spec.name: spec.learning_rate_scale if spec.trains else 0.0 for spec in layout.tensors}
+    scales = set(scale_of.values())
     if len(scales) < 2:
         return None if scales <= {1.0} else values_KP.new_tensor([*scales])
     scale_P = values_KP.new_ones(layout.num_columns)
-    for spec in layout.tensors:
-        scale_P[layout.columns[spec.name]] = spec.learning_rate_scale
+    for name, scale in scale_of.items():
+        scale_P[layout.columns[name]] = scale
     return scale_P

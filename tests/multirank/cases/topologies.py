@@ -24,7 +24,8 @@ from heterotune.config.field_types import TopologyName
 from heterotune.config.schema import HeterotuneOptions
 from heterotune.downlink import Downlink
 from heterotune.server import GlobalAdapters
-from heterotune.strategies.heterotune import Heterotune
+from heterotune.strategies.heterotune import combine_aligned
+from heterotune.strategies.strategy import ServerRound
 from heterotune.topology import CohortCounts, make_topology
 
 ROUNDS = ((0, 1, 2), (2, 0), (1,))
@@ -48,7 +49,7 @@ def layout(model_type: str, num_layers: int) -> AdapterLayout:
 def run_rounds(channel: Channel, name: TopologyName, codec: str) -> dict[str, Any]:
     """Run all rounds; return, on every rank, the values' digests after each and what CMGA logged of them."""
     layouts = [layout("a", 2), layout("b", 3), layout("c", 1)]
-    adapters, strategy = GlobalAdapters(layouts, run_seed=3), Heterotune(HeterotuneOptions())
+    adapters = GlobalAdapters(layouts, run_seed=3)
     sums = RoundSums([one.num_travelling for one in layouts])
     topology, downlink = make_topology(name, adapters, channel), Downlink(layouts, [None] * len(layouts))
     topology.broadcast(downlink, codec, 0)
@@ -58,7 +59,8 @@ def run_rounds(channel: Channel, name: TopologyName, codec: str) -> dict[str, An
         counts = CohortCounts(dict.fromkeys(places, CLIENTS_OF_TYPE), {place: 10 + place for place in places})
         updates = topology.gather(sums, counts)
         if updates is not None:
-            combined = strategy.combine(updates, adapters.tensors, topology.grams)
+            server = ServerRound(tensors=adapters.tensors, grams=topology.grams)
+            combined = combine_aligned(updates, server, options=HeterotuneOptions())
             topology.apply(combined.change)
             metrics.append(combined.metrics)
         topology.broadcast(downlink, codec, round_number + 1)

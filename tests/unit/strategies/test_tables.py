@@ -11,13 +11,10 @@ import torch
 
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.field_types import StrategyName
-from heterotune.config.schema import FedavgFullOptions, FedavgLoraOptions, FleetEntry, HeterotuneOptions, RunConfig
+from heterotune.config.schema import FleetEntry, RunConfig
 from heterotune.fleet.model_types import read_model_types
 from heterotune.strategies import make_strategy
-from heterotune.strategies.fedavg_full import FedavgFull
-from heterotune.strategies.fedavg_lora import FedavgLora
-from heterotune.strategies.heterotune import Heterotune
-from heterotune.strategies.strategy import TypeUpdate
+from heterotune.strategies.strategy import ServerRound, TypeUpdate
 
 FLEET = read_model_types(
     tuple(
@@ -26,6 +23,18 @@ FLEET = read_model_types(
     )
 )
 SMALL, LARGE, THREE, TWO = FLEET
+
+
+def strategy_of(name, **options):
+    """Return a method under some of its options."""
+    run = {
+        "name": "tables",
+        "rounds": 1,
+        "fleet": [{"name": "small", "model": "embedded:small", "clients": 1}],
+        "data": {"source": "embedded:stdlib"},
+        name: options,
+    }
+    return make_strategy(name, RunConfig.model_validate(run))
 
 
 def layouts(strategy):
@@ -37,7 +46,7 @@ def keys(layout):
 
 
 def test_fedavg_shares_nothing_between_types():
-    found = layouts(FedavgLora(FedavgLoraOptions()))
+    found = layouts(strategy_of("fedavg_lora"))
     assert all(spec.scope == "type" for layout in found for spec in layout.tensors)
     assert all(keys(a).isdisjoint(keys(b)) for a in found for b in found if a is not b)
     assert len(found[1].branches) == LARGE.num_layers * 7
@@ -45,7 +54,7 @@ def test_fedavg_shares_nothing_between_types():
 
 @pytest.mark.parametrize("model_type", FLEET, ids=lambda model_type: model_type.name)
 def test_a_whole_model_is_every_parameter_once(model_type):
-    found = FedavgFull(FedavgFullOptions()).layout(model_type, FLEET)
+    found = strategy_of("fedavg_full").layout(model_type, FLEET)
     assert found.num_travelling == model_type.num_parameters
     assert {spec.init for spec in found.tensors} == {"zeros"} and {spec.scope for spec in found.tensors} == {"type"}
     assert found.output_embedding == "embed_tokens.weight"  # tied: one tensor, two uses
@@ -57,7 +66,7 @@ def test_an_untied_head_and_biases_are_parameters_of_their_own():
     shape = "random:hidden_size=16,intermediate_size=24,num_hidden_layers=1,num_attention_heads=2"
     flags = "tie_word_embeddings=false,attention_bias=true,mlp_bias=true"
     untied = read_model_types((FleetEntry(name="untied", model=f"{shape},{flags}", clients=1),))[0]
-    found = FedavgFull(FedavgFullOptions(learning_rate_scale=0.1)).layout(untied, (untied,))
+    found = strategy_of("fedavg_full", learning_rate_scale=0.1).layout(untied, (untied,))
     assert found.output_embedding == "lm_head.weight" not in found.dense and "full.lm_head" in found.group_columns
     biases = {spec.name: spec.shape for spec in found.tensors if spec.name.endswith("bias")}
     assert len(biases) == 7 and biases["layers.0.mlp.up_proj.bias"] == (24,)
@@ -65,7 +74,7 @@ def test_an_untied_head_and_biases_are_parameters_of_their_own():
 
 
 def test_siblings_share_their_lora_by_original_layer_and_all_share_the_head():
-    small, large, three, two = layouts(Heterotune(HeterotuneOptions()))
+    small, large, three, two = layouts(strategy_of("heterotune"))
     assert keys(two) <= keys(large) and keys(three) <= keys(large)
     assert keys(small) & keys(large) == {"fleet/head.S"}
     second = TWO.original_layers[1]
@@ -75,21 +84,21 @@ def test_siblings_share_their_lora_by_original_layer_and_all_share_the_head():
 
 
 def test_split_gives_half_of_the_rank_to_each_scope():
-    large = Heterotune(HeterotuneOptions(lora_scope="split")).layout(LARGE, FLEET)
+    large = strategy_of("heterotune", lora_scope="split").layout(LARGE, FLEET)
     shapes = {spec.name: spec.shape for spec in large.tensors}
     assert shapes["layers.0.self_attn.q_proj.width.V"] == shapes["layers.0.self_attn.q_proj.type.V"] == (4, LARGE.width)
     assert {branch.scale for branch in large.branches} == {2.0}
 
 
 def test_lora_within_types_and_no_head_is_fedavg():
-    options = HeterotuneOptions(lora_scope="type", head_rank=0)
-    ours, plain = Heterotune(options).layout(TWO, FLEET), FedavgLora(FedavgLoraOptions()).layout(TWO, FLEET)
+    options = {"lora_scope": "type", "head_rank": 0}
+    ours, plain = strategy_of("heterotune", **options).layout(TWO, FLEET), strategy_of("fedavg_lora").layout(TWO, FLEET)
     assert [spec.shape for spec in ours.tensors] == [spec.shape for spec in plain.tensors]
     assert ours.head is None
 
 
 def test_personal_branches_never_travel():
-    large = Heterotune(HeterotuneOptions(personal_rank=2)).layout(LARGE, FLEET)
+    large = strategy_of("heterotune", personal_rank=2).layout(LARGE, FLEET)
     personal = [spec for spec in large.tensors if spec.scope == "client"]
     assert len(personal) == 2 * 7 * LARGE.num_layers
     assert not {spec.name for spec in personal} & {spec.name for spec in large.travelling}
@@ -97,7 +106,7 @@ def test_personal_branches_never_travel():
 
 
 def test_trained_gates_start_at_one():
-    small = Heterotune(HeterotuneOptions(gates="trained")).layout(SMALL, FLEET)
+    small = strategy_of("heterotune", gates="trained").layout(SMALL, FLEET)
     gates = [spec for spec in small.tensors if spec.name.endswith("gate")]
     assert len(gates) == len(small.branches) and all(spec.init == "ones" for spec in gates)
     assert all(branch.gate for branch in small.branches)
@@ -105,7 +114,7 @@ def test_trained_gates_start_at_one():
 
 def test_a_models_own_rank_overrides_the_strategys():
     tiny = read_model_types((FleetEntry(name="small", model="embedded:small", clients=1, adapter_rank=3),))[0]
-    for strategy in (FedavgLora(FedavgLoraOptions()), Heterotune(HeterotuneOptions())):
+    for strategy in (strategy_of("fedavg_lora"), strategy_of("heterotune")):
         shapes = {spec.name.rsplit(".", 1)[-1]: spec.shape for spec in strategy.layout(tiny, [tiny]).tensors}
         assert shapes["V"][0] == 3
 
@@ -122,53 +131,55 @@ def updates_for(found, seed=0):
     ]
 
 
+def server_of(found):
+    return ServerRound(tensors=specs_of(found))
+
+
 def specs_of(found):
     return {spec.key: spec for layout in found for spec in layout.travelling}
 
 
-@pytest.mark.parametrize(
-    "strategy", [FedavgLora(FedavgLoraOptions()), FedavgFull(FedavgFullOptions())], ids=lambda s: s.name
-)
+@pytest.mark.parametrize("strategy", [strategy_of("fedavg_lora"), strategy_of("fedavg_full")], ids=lambda s: s.name)
 def test_fedavg_adds_each_types_exact_mean(strategy):
     found = layouts(strategy)
     updates = updates_for(found)
-    change = strategy.combine(updates, specs_of(found)).change
+    change = strategy.combine(updates, server_of(found)).change
     for update in updates:
         assert all(torch.equal(change[key], mean) for key, mean in update.mean.items())
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "depth_class", "branch", "model"])
 def test_every_key_is_combined_once_whatever_the_granularity(granularity):
-    strategy = Heterotune(HeterotuneOptions(cmga_granularity=granularity))
+    strategy = strategy_of("heterotune", cmga_granularity=granularity)
     found = layouts(strategy)
-    combined = strategy.combine(updates_for(found), specs_of(found))
+    combined = strategy.combine(updates_for(found), server_of(found))
     assert set(combined.change) == set(specs_of(found))
     assert all(combined.change[key].shape == (spec.num_elements,) for key, spec in specs_of(found).items())
     assert {entry["name"] for entry in combined.metrics} >= {"cmga/cosine", "cmga/conflicts", "cmga/weight"}
 
 
 def test_without_cmga_or_conflict_the_result_is_the_weighted_mean():
-    plain, aligned = Heterotune(HeterotuneOptions(cmga="none")), Heterotune(HeterotuneOptions())
+    plain, aligned = strategy_of("heterotune", cmga="none"), strategy_of("heterotune")
     found = layouts(plain)
     agreeing = [
-        TypeUpdate(u.model_type, u.num_rows, {key: mean.abs() for key, mean in u.mean.items()})
+        TypeUpdate(u.model_type, u.weight, {key: mean.abs() for key, mean in u.mean.items()})
         for u in updates_for(found)
     ]
-    expected = plain.combine(agreeing, specs_of(found)).change
-    change = aligned.combine(agreeing, specs_of(found)).change
+    expected = plain.combine(agreeing, server_of(found)).change
+    change = aligned.combine(agreeing, server_of(found)).change
     assert all(torch.equal(change[key], expected[key]) for key in expected)
     key = "fleet/head.S"
-    by_hand = sum(u.num_rows * u.mean[key] for u in agreeing) / sum(u.num_rows for u in agreeing)
+    by_hand = sum(u.weight * u.mean[key] for u in agreeing) / sum(u.weight for u in agreeing)
     torch.testing.assert_close(expected[key], by_hand)
 
 
 def test_two_types_that_conflict_are_both_served():
-    strategy = Heterotune(HeterotuneOptions(lora_scope="type"))
+    strategy = strategy_of("heterotune", lora_scope="type")
     found = [strategy.layout(model_type, FLEET) for model_type in (SMALL, LARGE)]
     updates = updates_for(found, seed=3)
     key = "fleet/head.S"
     updates[1].mean[key].copy_(-0.9 * updates[0].mean[key] + 0.1 * updates[1].mean[key])
-    change = strategy.combine(updates, specs_of(found)).change[key]
+    change = strategy.combine(updates, server_of(found)).change[key]
     assert all(torch.dot(change, update.mean[key]) >= 0 for update in updates)
 
 

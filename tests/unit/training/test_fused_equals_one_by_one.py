@@ -10,6 +10,7 @@ import torch
 
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import HeadFrame, stack_clients
+from heterotune.adapters.dema import dema_layout
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.backbone.load import load_backbone
 from heterotune.config.schema import FleetEntry, HeterotuneOptions, LocalConfig
@@ -17,9 +18,9 @@ from heterotune.data.tokenizing import Rows
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
 from heterotune.fleet.model_types import read_model_types
-from heterotune.strategies.heterotune import Heterotune
 from heterotune.training.chunk_batches import prepare_chunk
 from heterotune.training.local import train_chunk
+from heterotune.training.local_rule import LocalRule
 from heterotune.training.reference import train_client
 
 RANDOM = (
@@ -56,9 +57,8 @@ def backbone(model_type):
 
 
 def make_layout(model_type, **options) -> AdapterLayout:
-    layout = Heterotune(HeterotuneOptions(**{"adapter_rank": 3, "head_rank": 4, "head_basis": 5, **options})).layout(
-        model_type, [model_type]
-    )
+    options = HeterotuneOptions(**{"adapter_rank": 3, "head_rank": 4, "head_basis": 5, **options})
+    layout = dema_layout(options, model_type, [model_type])
     plain = tuple(dataclasses.replace(spec, one_second_moment=False) for spec in layout.tensors)
     return dataclasses.replace(layout, tensors=plain)
 
@@ -103,7 +103,7 @@ def train_both(backbone, layout, local, *, num_steps, loss_term=None, penalty=No
     def batches_of(chunk):
         return list(prepare_chunk(chunk, rows, local, run_seed=3, round_number=2).batches(backbone.device))
 
-    fused = train_chunk(backbone, attached, bank, chunk, batches_of(chunk), local, loss_term=loss_term)
+    fused = train_chunk(backbone, attached, bank, chunk, batches_of(chunk), local, LocalRule(loss_term=loss_term))
     attached.detach()
     references = []
     for client, steps, start in zip(clients, num_steps, starts, strict=True) if with_reference else ():

@@ -8,6 +8,7 @@ import torch
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import stack_clients
 from heterotune.adapters.layout import initial_value
+from heterotune.adapters.lora import lora_layout
 from heterotune.backbone.load import load_backbone
 from heterotune.config.schema import FedavgLoraOptions, FleetEntry, LocalConfig
 from heterotune.fleet.chunks import Chunk
@@ -16,7 +17,6 @@ from heterotune.fleet.model_types import read_model_types
 from heterotune.profiling.components import ACTIVATIONS, ADAPTERS, LOGITS, OPTIMIZER_STATE
 from heterotune.profiling.recorder import MemoryRecorder
 from heterotune.randomness import NO_CLIENT
-from heterotune.strategies.fedavg_lora import FedavgLora
 from heterotune.training.local import TrainedChunk, train_chunk
 from heterotune.training.objective import ChunkBatch
 
@@ -29,7 +29,7 @@ def trained(memory: MemoryRecorder, *, dtype: str, checkpointing: bool, making: 
     model_type = read_model_types((FleetEntry(name="tiny", model=MODEL, clients=NUM_CLIENTS),))[0]
     options = {"dtype": dtype, "checkpointing": checkpointing, "device": torch.device("cpu")}
     backbone = load_backbone(model_type, ds_config=None, **options)
-    layout = FedavgLora(FedavgLoraOptions(adapter_rank=4)).layout(model_type, [model_type])
+    layout = lora_layout(FedavgLoraOptions(adapter_rank=4), model_type)
     shared = {
         spec.key: torch.from_numpy(initial_value(spec, run_seed=1, client_id=NO_CLIENT, name=spec.key))
         for spec in layout.tensors

@@ -1,0 +1,64 @@
+"""What a federated method's server needs of a round, against how the run sums, hides and combines updates.
+
+`METHOD_CHECKS` has the form of the table in cross_checks.py: a function and the sections that it needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heterotune.config.fault_options import AggregateOptions
+from heterotune.config.methods import METHODS, Needs
+from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
+
+if TYPE_CHECKING:
+    from heterotune.config.method_options import HeterotuneOptions
+    from heterotune.config.schema import CollectiveConfig
+
+
+def _whole_at_the_root(
+    strategy: str, compare_with: tuple[str, ...], heterotune: HeterotuneOptions, collective: CollectiveConfig
+) -> list[str]:
+    """Slices are enough only for what works element by element."""
+    if collective.topology == "root":
+        return []
+    text = f"and collective.topology = {collective.topology} spreads them. Set topology: root, or another strategy."
+    needs = _needs((strategy, *compare_with), heterotune)
+    return [f"strategy {name} needs {need} in one place, {text}" for name, need in needs.items() if need != "slices"]
+
+
+def _single_updates_are_seen(
+    strategy: str,
+    compare_with: tuple[str, ...],
+    heterotune: HeterotuneOptions,
+    aggregate: AggregateOptions,
+    privacy: PrivacyOptions,
+    secure_aggregation: SecureAggregationOptions,
+) -> list[str]:
+    """A method that combines single updates itself leaves no sum for others to protect."""
+    protections = {
+        f"aggregate.rule = {aggregate.rule}": aggregate.rule != "mean",
+        f"privacy.mechanism = {privacy.mechanism}": privacy.mechanism != "none",
+        "secure_aggregation": secure_aggregation.enabled,
+    }
+    needs = _needs((strategy, *compare_with), heterotune)
+    return [
+        f"strategy {name} combines single updates itself, so {what} cannot act on their sum. Leave one of them out."
+        for name, need in needs.items()
+        for what, is_asked in protections.items()
+        if need == "single updates" and is_asked
+    ]
+
+
+def _needs(methods: tuple[str, ...], heterotune: HeterotuneOptions) -> dict[str, Needs]:
+    """Return what each method of a run needs; as `RunConfig.needs_of`."""
+    return {name: heterotune.needs if name == "heterotune" else METHODS[name].needs for name in methods}
+
+
+METHOD_CHECKS = (
+    (_whole_at_the_root, ("strategy", "compare_with", "heterotune", "collective")),
+    (
+        _single_updates_are_seen,
+        ("strategy", "compare_with", "heterotune", "aggregate", "privacy", "secure_aggregation"),
+    ),
+)
