@@ -37,7 +37,7 @@ setup_venv() {
         fi
     fi
     echo "Installing pinned packages into .venv (once; some minutes) ..." >&2
-    (cd "$repo_root" && "$VENV_BIN/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,privacy]') || return 1
+    (cd "$repo_root" && "$VENV_BIN/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,privacy,eval,bnb]') || return 1
     wanted_stamp >"$stamp"
 }
 

@@ -1,8 +1,16 @@
 #!/usr/bin/env bash
 # All tests, from nothing: sets up .venv, then runs pytest. Options go on to it, e.g. `bash tests/run.sh -k cmga`.
-# For tests/cluster root gets Debian's Slurm and munge, where they are missing; elsewhere those tests are skipped.
+# Without options, tests of one process run side by side, one on each core, and then those that start jobs of several
+# processes, which watch the clock, one after the other.
+# Root gets what some of them drive from Debian (debian_packages.sh); elsewhere those tests are skipped.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/setup_venv.sh"
 cd "$repo_root"
-source tests/cluster/install_slurm.sh
-exec "$VENV_BIN/python" -m pytest "$@"
+source tests/debian_packages.sh
+if [[ $# -gt 0 ]]; then
+    exec "$VENV_BIN/python" -m pytest "$@"
+fi
+code=0
+"$VENV_BIN/python" -m pytest -n auto --dist loadfile tests/unit tests/golden tests/property || code=$?
+"$VENV_BIN/python" -m pytest tests/multirank tests/fault tests/cluster || code=$?
+exit "$code"

@@ -23,7 +23,7 @@ def checkout(tmp_path: Path) -> Path:
         "launch/setup_venv.sh",
         "launch/demo.sh",
         "tests/run.sh",
-        "tests/cluster/install_slurm.sh",
+        "tests/debian_packages.sh",
         ".ci/run",
         "pyproject.toml",
         "constraints.txt",
@@ -61,9 +61,22 @@ def test_nothing_is_installed_when_nothing_changed(checkout: Path) -> None:
     stamp = bash("-c", f"source {checkout}/launch/setup_venv.sh 2>/dev/null; wanted_stamp", PATH=str(tools)).stdout
     (checkout / ".venv" / "heterotune-stamp").write_text(stamp)
     assert bash(checkout / "tests" / "run.sh", "-k", "cmga", PATH=str(tools)).stdout == "ran -m pytest -k cmga\n"
+    parts = bash(checkout / "tests" / "run.sh", PATH=str(tools)).stdout.split()
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert {word.removeprefix("tests/") for word in parts if word.startswith("tests/")} == folders
     with (checkout / "constraints.txt").open("a") as constraints:
         constraints.write("# changed\n")
     assert bash(checkout / "tests" / "run.sh", PATH=str(tools)).returncode != 0
+
+
+@pytest.mark.parametrize("fails", ["tests/unit", "tests/cluster"])
+def test_a_failure_in_either_part_is_a_failure(checkout: Path, fails: str) -> None:
+    (checkout / "launch" / "setup_venv.sh").write_text(f'repo_root={checkout}\nVENV_BIN="$repo_root"\n')
+    (checkout / "tests" / "debian_packages.sh").write_text("")
+    python = checkout / "python"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *{fails}*) exit 3 ;; esac\n')
+    python.chmod(0o755)
+    assert bash(checkout / "tests" / "run.sh", PATH="/usr/bin:/bin").returncode == 3
 
 
 @pytest.mark.parametrize(("pytest_code", "code"), [(0, 0), (1, 1), (5, 1)])
