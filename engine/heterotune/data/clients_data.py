@@ -12,7 +12,7 @@ from heterotune.config.schema import DataConfig, EvaluateConfig
 from heterotune.data.corpora import Document, load_corpus, load_public
 from heterotune.data.partition import partition
 from heterotune.data.text_tokenizer import TextTokenizer
-from heterotune.data.tokenizing import Rows, concatenate_rows, make_rows
+from heterotune.data.tokenizing import Rows, concatenate_rows, make_rows, make_rows_of
 from heterotune.errors import DataError
 from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
 
@@ -26,9 +26,11 @@ class FederatedData:
     Attributes:
         train: Training rows of client 0, 1, ...; a dropped client has none.
         heldout: Held-out rows, at most `evaluate.max_rows`, an equal share from every client that has enough.
-        heldout_clients: Which client each held-out row is from, int64 (N,).
+        heldout_clients: Which client each held-out row is from, int64 (N,); -1 = nobody's (the whole fleet's).
         keys: For each client the natural owners of its documents, sorted.
         dropped: Clients without rows, under `data.empty_client: drop`.
+        heldout_documents: The document of each held-out row; of text, the one in which the row begins.
+        label_names: The classes of classification, which `Rows.labels` counts from 0; empty if there are none.
     """
 
     train: tuple[Rows, ...]
@@ -36,6 +38,19 @@ class FederatedData:
     heldout_clients: np.ndarray
     keys: tuple[tuple[str, ...], ...]
     dropped: tuple[int, ...]
+    heldout_documents: tuple[Document, ...] = ()
+    label_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Rows, and the document that each begins in."""
+
+    rows: Rows
+    documents: tuple[Document, ...]
+
+    def take(self, picks: np.ndarray) -> _Share:
+        return _Share(self.rows.take(picks), tuple(self.documents[i] for i in picks.tolist()))
 
 
 def build_federated_data(
@@ -61,24 +76,27 @@ def build_federated_data(
     empty = tuple(client_id for client_id, documents in enumerate(parts) if not documents)
     if empty and data.empty_client == "error":  # before the others are tokenised
         raise DataError(_empty_message(empty, parts, data))
+    label_names = _label_names(parts)
     splits = [
-        _split(_client_rows(documents, data, tokenizer, client_id, run_seed), data, client_id, run_seed)
+        _split(_client_rows(documents, data, tokenizer, label_names, client_id, run_seed), data, client_id, run_seed)
         for client_id, documents in enumerate(parts)
     ]
-    dropped = tuple(client_id for client_id, (train, _) in enumerate(splits) if not len(train))
+    dropped = tuple(client_id for client_id, (train, _) in enumerate(splits) if not len(train.rows))
     if dropped and (data.empty_client == "error" or len(dropped) == num_clients):
         raise DataError(_empty_message(dropped, parts, data))
     heldout, heldout_clients = _spread([heldout for _, heldout in splits], evaluate.max_rows)
-    if not len(heldout):
+    if not len(heldout.rows):
         raise DataError(
             "No client has two rows or more, so none can be held out for evaluation. Use more text, or fewer clients."
         )
     return FederatedData(
-        train=tuple(train for train, _ in splits),
-        heldout=heldout,
+        train=tuple(train.rows for train, _ in splits),
+        heldout=heldout.rows,
         heldout_clients=heldout_clients,
         keys=tuple(tuple(sorted({document.key for document in documents})) for documents in parts),
         dropped=dropped,
+        heldout_documents=heldout.documents,
+        label_names=label_names,
     )
 
 
@@ -100,36 +118,50 @@ def build_public_rows(data: DataConfig, tokenizer: TextTokenizer, *, num_tokens:
         max_rows *= 2  # rows with few targets each: short texts, or responses
 
 
+def _label_names(parts: Sequence[Sequence[Document]]) -> tuple[str, ...]:
+    """Return the classes: the labels of documents that have choices."""
+    return tuple(sorted({document.label for part in parts for document in part if document.choices and document.label}))
+
+
 def _client_rows(
-    documents: Sequence[Document], data: DataConfig, tokenizer: TextTokenizer, client_id: int, run_seed: int
-) -> Rows:
-    if not documents:
-        return make_rows([], tokenizer, max_tokens=data.max_tokens)
-    order = generator(run_seed, NO_ROUND, client_id, "documents").permutation(len(documents))
+    documents: Sequence[Document],
+    data: DataConfig,
+    tokenizer: TextTokenizer,
+    label_names: Sequence[str],
+    client_id: int,
+    run_seed: int,
+) -> _Share:
     max_rows = data.max_rows_per_client
     if max_rows is not None:  # it limits the training rows; those that will be held out come on top
         max_rows = max(2, math.ceil(max_rows / (1 - data.heldout_fraction)))
-    return make_rows([documents[i] for i in order], tokenizer, max_tokens=data.max_tokens, max_rows=max_rows)
+    order = generator(run_seed, NO_ROUND, client_id, "documents").permutation(len(documents)) if documents else ()
+    shuffled = [documents[i] for i in order]
+    rows, places = make_rows_of(
+        shuffled, tokenizer, max_tokens=data.max_tokens, max_rows=max_rows, label_names=label_names
+    )
+    return _Share(rows, tuple(shuffled[i] for i in places.tolist()))
 
 
-def _split(rows: Rows, data: DataConfig, client_id: int, run_seed: int) -> tuple[Rows, Rows]:
+def _split(share: _Share, data: DataConfig, client_id: int, run_seed: int) -> tuple[_Share, _Share]:
     """Return training rows and held-out rows, each in the order of the text."""
-    if not len(rows):
-        return rows, rows
-    num_heldout = max(1, round(data.heldout_fraction * len(rows))) if len(rows) > 1 else 0
-    order = generator(run_seed, NO_ROUND, client_id, "heldout").permutation(len(rows))
+    num_rows = len(share.rows)
+    if not num_rows:
+        return share, share
+    num_heldout = max(1, round(data.heldout_fraction * num_rows)) if num_rows > 1 else 0
+    order = generator(run_seed, NO_ROUND, client_id, "heldout").permutation(num_rows)
     heldout, train = np.sort(order[:num_heldout]), np.sort(order[num_heldout:])
-    return rows.take(train[: data.max_rows_per_client]), rows.take(heldout)
+    return share.take(train[: data.max_rows_per_client]), share.take(heldout)
 
 
-def _spread(heldout: Sequence[Rows], max_rows: int) -> tuple[Rows, np.ndarray]:
+def _spread(heldout: Sequence[_Share], max_rows: int) -> tuple[_Share, np.ndarray]:
     """Take held-out rows in turns, one from each client, until `max_rows` are taken; return them in client order."""
-    turns = sorted((turn, client_id) for client_id, rows in enumerate(heldout) for turn in range(len(rows)))
+    turns = sorted((turn, client_id) for client_id, share in enumerate(heldout) for turn in range(len(share.rows)))
     taken = sorted((client_id, turn) for turn, client_id in turns[:max_rows])
     clients = np.array([client_id for client_id, _ in taken], dtype=np.int64)
     num_taken = np.bincount(clients, minlength=len(heldout))
-    rows = concatenate_rows([part.take(np.arange(count)) for part, count in zip(heldout, num_taken, strict=True)])
-    return rows, clients
+    parts = [share.take(np.arange(count)) for share, count in zip(heldout, num_taken, strict=True)]
+    documents = tuple(document for part in parts for document in part.documents)
+    return _Share(concatenate_rows([part.rows for part in parts]), documents), clients
 
 
 def _empty_message(dropped: Sequence[int], parts: Sequence[Sequence[Document]], data: DataConfig) -> str:

@@ -25,6 +25,7 @@ class Document:
         text: Free text, else None.
         prompt: The prompt, else None.
         response: The response, else None.
+        choices: Answers among which the response is one, for classification and multiple choice; else empty.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Document:
     text: str | None = None
     prompt: str | None = None
     response: str | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def num_characters(self) -> int:

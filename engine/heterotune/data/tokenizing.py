@@ -6,7 +6,7 @@ Legend: N rows, T = max_tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from heterotune.data.corpora import Document
 from heterotune.data.text_tokenizer import TextTokenizer
 
 IGNORED = -100
+NO_LABEL = -1
+_NOT_GIVEN = np.empty(0, dtype=np.int64)
 _SHORTEST_REST = 8  # tokens; a shorter last block is dropped unless it is all there is
 _CHARACTERS_PER_TOKEN = 3  # of the embedded tokenizer on source code; only decides how much is encoded at once
 
@@ -26,18 +28,25 @@ class Rows:
         input_ids: What the model reads, int64 (N, T); padded with the end-of-sequence token.
         targets: The token after each input token, int64 (N, T); -100 where no loss is taken.
         lengths: Input tokens of each row before the padding, int64 (N,).
+        labels: Class of the row's document, int64 (N,), an index into the data's `label_names`; -1 = none, which is
+            what all rows have if no labels are given here.
     """
 
     input_ids: np.ndarray
     targets: np.ndarray
     lengths: np.ndarray
+    labels: np.ndarray = field(default_factory=lambda: _NOT_GIVEN)
+
+    def __post_init__(self) -> None:
+        if self.labels is _NOT_GIVEN:
+            object.__setattr__(self, "labels", np.full(len(self.lengths), NO_LABEL, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def take(self, picks: np.ndarray) -> Rows:
         """Return some rows, as a copy, in the order of `picks` (int64 row numbers)."""
-        return Rows(self.input_ids[picks], self.targets[picks], self.lengths[picks])
+        return Rows(self.input_ids[picks], self.targets[picks], self.lengths[picks], self.labels[picks])
 
 
 def concatenate_rows(parts: Sequence[Rows]) -> Rows:
@@ -46,11 +55,17 @@ def concatenate_rows(parts: Sequence[Rows]) -> Rows:
         np.concatenate([part.input_ids for part in parts]),
         np.concatenate([part.targets for part in parts]),
         np.concatenate([part.lengths for part in parts]),
+        np.concatenate([part.labels for part in parts]),
     )
 
 
 def make_rows(
-    documents: Sequence[Document], tokenizer: TextTokenizer, *, max_tokens: int, max_rows: int | None = None
+    documents: Sequence[Document],
+    tokenizer: TextTokenizer,
+    *,
+    max_tokens: int,
+    max_rows: int | None = None,
+    label_names: Sequence[str] = (),
 ) -> Rows:
     """Tokenise documents of one kind, in order.
 
@@ -64,33 +79,56 @@ def make_rows(
         tokenizer: The fleet's tokenizer.
         max_tokens: T.
         max_rows: Stop there; later documents are not even tokenised. None = all rows.
+        label_names: The classes; a document whose label is none of them, and every text, has no label.
     """
+    return make_rows_of(documents, tokenizer, max_tokens=max_tokens, max_rows=max_rows, label_names=label_names)[0]
+
+
+def make_rows_of(
+    documents: Sequence[Document],
+    tokenizer: TextTokenizer,
+    *,
+    max_tokens: int,
+    max_rows: int | None = None,
+    label_names: Sequence[str] = (),
+) -> tuple[Rows, np.ndarray]:
+    """Tokenise as `make_rows`; return also the place of the document in which each row begins, int64 (N,)."""
     if not documents:
-        return _pack([], max_tokens, tokenizer.eos_id)
+        return _pack([], max_tokens, tokenizer.eos_id), np.empty(0, dtype=np.int64)
     if documents[0].prompt is not None:
         sequences = _prompt_sequences(documents[:max_rows], tokenizer, max_tokens)
-    else:
-        sequences = [(block, 1) for block in _text_blocks(documents, tokenizer, max_tokens, max_rows)]
-    return _pack(sequences[:max_rows], max_tokens, tokenizer.eos_id)
+        rows = _pack(sequences, max_tokens, tokenizer.eos_id)
+        return replace(rows, labels=_labels(documents[:max_rows], label_names)), np.arange(len(rows))
+    blocks, places = _text_blocks(documents, tokenizer, max_tokens, max_rows)
+    return _pack([(block, 1) for block in blocks], max_tokens, tokenizer.eos_id), places
+
+
+def _labels(documents: Sequence[Document], label_names: Sequence[str]) -> np.ndarray:
+    number = {name: i for i, name in enumerate(label_names)}
+    return np.array([number.get(document.label or "", NO_LABEL) for document in documents], dtype=np.int64)
 
 
 def _text_blocks(
     documents: Sequence[Document], tokenizer: TextTokenizer, max_tokens: int, max_rows: int | None
-) -> list[list[int]]:
-    """Return sequences of at most max_tokens + 1 tokens that overlap by one."""
+) -> tuple[list[list[int]], np.ndarray]:
+    """Return sequences of at most max_tokens + 1 tokens that overlap by one, and the document each begins in."""
     wanted = None if max_rows is None else max_rows * max_tokens + 1
     stream: list[int] = []
+    beginnings: list[int] = []
     for texts in _portions([document.text or "" for document in documents], wanted):
         if wanted is not None and len(stream) >= wanted:
             break
         for ids in tokenizer.encode_batch(texts):
+            beginnings.append(len(stream))
             stream += [tokenizer.bos_id] if tokenizer.bos_id is not None else []
             stream += ids
             stream.append(tokenizer.eos_id)
-    blocks = [stream[start : start + max_tokens + 1] for start in range(0, len(stream) - 1, max_tokens)]
+    starts = range(0, len(stream) - 1, max_tokens)
+    blocks = [stream[start : start + max_tokens + 1] for start in starts]
     if len(blocks) > 1 and len(blocks[-1]) - 1 < _SHORTEST_REST:
         blocks.pop()
-    return blocks
+    blocks = blocks[:max_rows]
+    return blocks, np.searchsorted(beginnings, starts[: len(blocks)], side="right") - 1
 
 
 def _portions(texts: list[str], wanted_tokens: int | None) -> list[list[str]]:

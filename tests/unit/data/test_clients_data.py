@@ -91,6 +91,33 @@ def test_heldout_rows_are_spread_over_clients(corpus: list[Document], word_token
     assert data.heldout_clients.tolist() == sorted(data.heldout_clients.tolist())
 
 
+def test_every_heldout_row_has_its_document(corpus: list[Document], word_tokenizer: TextTokenizer) -> None:
+    data = _build(word_tokenizer, heldout_fraction=0.5)
+    assert len(data.heldout_documents) == len(data.heldout)
+    for client_id, document in zip(data.heldout_clients.tolist(), data.heldout_documents, strict=True):
+        assert (document.key,) == data.keys[client_id]
+    assert data.label_names == ()
+    assert set(data.heldout.labels.tolist()) == {-1}
+
+
+def test_classes_are_the_labels_of_documents_with_choices(
+    monkeypatch: pytest.MonkeyPatch, word_tokenizer: TextTokenizer
+) -> None:
+    documents = tuple(
+        Document("owner", label, prompt=f"w{i} w3", response=label, choices=("w8", "w9"))
+        for i in range(10)
+        for label in ("w9", "w8")
+    )
+    monkeypatch.setattr(clients_data, "load_corpus", lambda data: documents)
+    data = _build(word_tokenizer, num_clients=1, heldout_fraction=0.5)
+    assert data.label_names == ("w8", "w9")
+    names = [data.label_names[label] for label in data.heldout.labels.tolist()]
+    assert names == [document.label for document in data.heldout_documents]
+    assert {label: int((data.train[0].labels == label).sum()) for label in (-1, 0, 1)}[-1] == 0
+    for row, label in zip(data.train[0].targets, data.train[0].labels, strict=True):
+        assert row[row >= 0][0] == (10, 11)[label]
+
+
 def test_max_rows_caps_training_rows(corpus: list[Document], word_tokenizer: TextTokenizer) -> None:
     data = _build(word_tokenizer, max_rows_per_client=4, heldout_fraction=0.5)
     assert sorted(len(train) for train in data.train) == [2, 3, 4, 4, 4, 4]  # two owners have only 4 and 7 rows

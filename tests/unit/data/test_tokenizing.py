@@ -8,7 +8,7 @@ import numpy as np
 
 from heterotune.data.corpora import Document
 from heterotune.data.text_tokenizer import TextTokenizer
-from heterotune.data.tokenizing import concatenate_rows, make_rows
+from heterotune.data.tokenizing import concatenate_rows, make_rows, make_rows_of
 
 
 def _words(start: int, stop: int) -> str:
@@ -114,3 +114,16 @@ def test_rows_can_be_taken_and_joined(word_tokenizer: TextTokenizer) -> None:
     joined = concatenate_rows([rows.take(np.array([3])), rows.take(np.array([0, 1]))])
     assert joined.input_ids[:, 0].tolist() == [rows.input_ids[i, 0] for i in (3, 0, 1)]
     assert joined.lengths.tolist() == [8, 8, 8]
+
+
+def test_a_row_of_text_belongs_to_the_document_it_begins_in(word_tokenizer: TextTokenizer) -> None:
+    rows, places = make_rows_of([_text(0, 4), _text(0, 20), _text(0, 8)], word_tokenizer, max_tokens=8)
+    assert (len(rows), places.tolist()) == (4, [0, 1, 1, 1])  # document 0 ends at place 4, document 1 at 25
+    assert rows.labels.tolist() == [-1] * 4
+
+
+def test_labels_are_counted_in_the_order_of_their_names(word_tokenizer: TextTokenizer) -> None:
+    documents = [Document("owner", label, prompt="w1", response="w2") for label in ("b", "a", "c")]
+    rows = make_rows(documents, word_tokenizer, max_tokens=8, label_names=("a", "b"))
+    assert rows.labels.tolist() == [1, 0, -1]
+    assert concatenate_rows([rows.take(np.array([1])), rows]).labels.tolist() == [0, 1, 0, -1]
