@@ -18,6 +18,7 @@ from heterotune.profiling.components import DATA, OPTIMIZER_STATE
 from heterotune.randomness import NO_CLIENT
 from heterotune.round_plan import RoundPlan
 from heterotune.server import GlobalAdapters
+from heterotune.strategies.strategy import RuleOfRound
 from heterotune.training.chunk_batches import PreparedChunk, prepare_chunk
 from heterotune.training.local import TrainedChunk, idle_training_pass, train_chunk
 from heterotune.training.local_rule import LocalRule
@@ -31,7 +32,7 @@ class ChunkTraining:
         self,
         federation: Federation,
         attached: Sequence[AttachedAdapter],
-        rules: Sequence[LocalRule],
+        rule_of: RuleOfRound,
         adapters: GlobalAdapters,
         store: ClientStore,
         journal: Journal,
@@ -41,14 +42,18 @@ class ChunkTraining:
         Args:
             federation: Backbones and rows.
             attached: The adapters of each model type on its backbone.
-            rules: What the method does in each model type's local training.
+            rule_of: What the method does in a model type's local training.
             adapters: The common values.
             store: The clients' own tensors.
             journal: Where numbers go.
         """
-        self._federation, self._config, self.rules = federation, federation.config, tuple(rules)
+        self._federation, self._config, self._rule_of = federation, federation.config, rule_of
         self._attached, self._adapters, self._store, self._journal = attached, adapters, store, journal
         self.frames: list[HeadFrame | None] = [None] * len(attached)
+
+    def rule(self, place: int, round_number: int) -> LocalRule:
+        """Return what the method does in the local training of a chunk of a model type."""
+        return self._rule_of(self._adapters.layouts[place], round_number)
 
     def prepare(self, round_number: int, chunk: Chunk) -> PreparedChunk:
         """Draw a chunk's rows; may run in another thread than the training before it."""
@@ -67,7 +72,7 @@ class ChunkTraining:
             )
             memory.now_making(OPTIMIZER_STATE)
             batches = memory.first_pass(prepared.batches(backbone.device))
-            rule, local = self.rules[place], self._config.local
+            rule, local = self.rule(place, round_number), self._config.local
             trained = train_chunk(backbone, self._attached[place], bank, chunk, batches, local, rule)
             for client, values_P in zip(chunk.clients, trained.values_KP, strict=True):
                 self._store.save(client.client_id, layout, values_P)
@@ -100,8 +105,8 @@ class ChunkTraining:
         """Yield what makes a pass that counts for nothing, because ranks that share the backbone train."""
         with self._journal.phase("train", round_number, shape=("idle", place)), self._journal.idle():
             bank = self.global_bank(place, self.frames[place])
-            backbone, attached, rule = self._federation.backbones[place], self._attached[place], self.rules[place]
-            yield partial(idle_training_pass, backbone, attached, bank, rule)
+            backbone, attached = self._federation.backbones[place], self._attached[place]
+            yield partial(idle_training_pass, backbone, attached, bank, self.rule(place, round_number))
 
     def global_bank(self, place: int, frame: HeadFrame | None) -> Bank:
         """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""

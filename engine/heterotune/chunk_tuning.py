@@ -136,7 +136,7 @@ def _seconds_per_pass(simulation: Simulation, place: int, num_clients: int) -> f
     batch = ChunkBatch(ids_RT, ids_RT, num_targets_K)
     clients = tuple(Client(number, place, 1) for number in range(num_clients))
     chunk = Chunk(place, clients, (1,) * num_clients)
-    rule, seconds = simulation.training.rules[place], []
+    rule, seconds = simulation.training.rule(place, 1), []
     for _ in range(1 + TIMED_PASSES):
         started = time.perf_counter()
         train_chunk(backbone, simulation.attached[place], bank, chunk, [batch], config.local, rule)

@@ -89,8 +89,9 @@ class Simulation:
             every_seconds=self.protection.progress_seconds,
         )
         self.checkpoints = Checkpointing(self.config.checkpoint, journal, self.progress, self.background)
-        rules = [strategy.local_rule(layout) for layout in self.layouts]
-        self.training = ChunkTraining(federation, self.attached, rules, self.adapters, self.store, journal)
+        self.training = ChunkTraining(
+            federation, self.attached, strategy.local_rule, self.adapters, self.store, journal
+        )
         enlisted = Counter(client.model_type for client in federation.clients)
         self._num_enlisted = {layout.model_type: enlisted[place] for place, layout in enumerate(self.layouts)}
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]

@@ -107,6 +107,10 @@ Where the method needs no more than slices (`config.methods`), a tensor may be h
 part: then work element by element, and get what depends on whole tensors from `ServerRound.grams`.
 """
 
+RuleOfRound = Callable[[AdapterLayout, int], LocalRule]
+"""What a chunk's clients of a model type do locally: (its adapter, the round, from 1). Made anew for every chunk, so a
+rule may keep what it sees in one."""
+
 
 def fedavg(updates: Sequence[TypeUpdate], server: ServerRound) -> Combined:
     """Return the weighted mean of every tensor over its clients (McMahan et al., 2017)."""
@@ -114,7 +118,7 @@ def fedavg(updates: Sequence[TypeUpdate], server: ServerRound) -> Combined:
     return Combined({key: weighted_mean(updates, key) for key in sorted(keys)})
 
 
-def plain_rule(layout: AdapterLayout) -> LocalRule:
+def plain_rule(layout: AdapterLayout, round_number: int) -> LocalRule:
     """Return FedAvg's local training."""
     return PLAIN
 
@@ -127,7 +131,7 @@ class Strategy:
         name: As in a run file and in `config.methods.METHODS`.
         layout: See `LayoutRule`.
         combine: See `Combine`.
-        local_rule: A model type's adapter -> what its clients do locally.
+        local_rule: See `RuleOfRound`.
         weights: What a client weighs among those of its model type: its rows, or all the same.
         is_personal: Whether a client's own model is what counts, and is evaluated as well as the common one.
     """
@@ -135,7 +139,7 @@ class Strategy:
     name: str
     layout: LayoutRule
     combine: Combine = fedavg
-    local_rule: Callable[[AdapterLayout], LocalRule] = plain_rule
+    local_rule: RuleOfRound = plain_rule
     weights: Literal["rows", "clients"] = "rows"
     is_personal: bool = False
 
