@@ -55,7 +55,8 @@ def attribute_strategy(
     for thing, component in ((frames, ADAPTERS), (heldout, DATA)):
         for each in thing:
             for tensor in () if each is None else vars(each).values():
-                memory.holdings.follow(component, tensor)
+                if tensor is not None:
+                    memory.holdings.follow(component, tensor)
 
 
 def attribute_messages(memory: MemoryRecorder, downlink: Downlink, sums: RoundSums, topology: Topology) -> None:

@@ -14,7 +14,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData, build_federated_data, build_public_rows
 from heterotune.data.text_tokenizer import TextTokenizer, load_fleet_tokenizer
 from heterotune.data.tokenizing import Rows
-from heterotune.errors import ConfigError, ModelError
+from heterotune.errors import ConfigError, DataError, ModelError
 from heterotune.fleet.clients import Client, cohort_counts, enlist_clients, populations
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
@@ -45,6 +45,7 @@ def check(config: RunConfig) -> CheckedRun:
         raise ModelError("\n".join(problems))
     num_clients = sum(model_type.num_clients for model_type in model_types)
     data = build_federated_data(config.data, config.evaluate, tokenizer, num_clients, run_seed=config.seed)
+    config = with_counted_classes(config, data.label_names)
     clients = enlist_clients(model_types, [len(rows) for rows in data.train])
     check_protection(config, model_types, clients)
     config = with_picked_noise(config, model_types, clients)
@@ -86,6 +87,23 @@ def with_picked_noise(config: RunConfig, model_types: Sequence[ModelType], clien
                 layouts.append(adapter_layout(method, config, model_type, model_types))
     privacy = picked_noise(config.privacy, layouts, of_layout, num_rounds=config.rounds)
     return config.model_copy(update={"privacy": privacy})
+
+
+def with_counted_classes(config: RunConfig, label_names: Sequence[str]) -> RunConfig:
+    """Return the run with the number of classes that fedproto.num_classes = auto means.
+
+    Raises:
+        DataError: If a method needs classes, and the data has none, or more than the run says.
+    """
+    if "fedproto" not in (config.strategy, *config.compare_with):
+        return config
+    wanted, found = config.fedproto.num_classes, len(label_names)
+    if not found:
+        raise DataError("strategy fedproto needs classes, and no row has a label. Use data with labels.")
+    if wanted != "auto" and wanted < found:
+        raise DataError(f"fedproto.num_classes = {wanted}, and the data has {found} labels. Raise it, or set auto.")
+    picked = config.fedproto.model_copy(update={"num_classes": found if wanted == "auto" else wanted})
+    return config.model_copy(update={"fedproto": picked})
 
 
 def has_head(config: RunConfig) -> bool:

@@ -9,9 +9,9 @@ import pytest
 from heterotune.config.fault_options import Byzantine, MisbehaviourOptions
 from heterotune.config.load import parse_run
 from heterotune.config.schema import RunConfig
-from heterotune.errors import ConfigError
+from heterotune.errors import ConfigError, DataError
 from heterotune.fleet.clients import Client
-from heterotune.preflight import check_protection
+from heterotune.preflight import check_protection, with_counted_classes
 
 TYPES = (SimpleNamespace(name="small", index=0), SimpleNamespace(name="large", index=1))
 CLIENTS = tuple(Client(number, number // 6, 10) for number in range(12) if number != 3)
@@ -48,3 +48,15 @@ def test_sections_are_told_in_the_run_file() -> None:
     assert chosen.misbehaviour == MisbehaviourOptions(dropout=0.1, byzantine=Byzantine(**byzantine))
     with pytest.raises(ConfigError, match="names client 12, and the fleet has 12. Name ids from 0 to 11."):
         config(misbehaviour={"byzantine": {"behaviour": "zero", "clients": [12]}})
+
+
+def test_the_data_says_how_many_classes_there_are() -> None:
+    assert with_counted_classes(config(), ()) == config()
+    proto = config(compare_with=["fedproto"])
+    assert with_counted_classes(proto, ("a", "b")).fedproto.num_classes == 2
+    wider = config(strategy="fedproto", fedproto={"num_classes": 5})
+    assert with_counted_classes(wider, ("a", "b")).fedproto.num_classes == 5
+    with pytest.raises(DataError, match="strategy fedproto needs classes, and no row has a label"):
+        with_counted_classes(proto, ())
+    with pytest.raises(DataError, match="fedproto.num_classes = 5, and the data has 6 labels. Raise it, or set auto."):
+        with_counted_classes(wider, tuple("abcdef"))

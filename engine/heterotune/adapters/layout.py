@@ -94,6 +94,7 @@ class AdapterLayout:
             `LlamaModel`, and the model computes with the sum of the two.
         output_embedding: Name of the tensor that is the difference to the output embedding, None = it stays as it is.
             Where embeddings are tied, the input embedding's.
+        exits: Numbers of layers after which the model answers as well as at its end, while it trains.
     """
 
     model_type: str
@@ -102,6 +103,7 @@ class AdapterLayout:
     head: HeadBranch | None = None
     dense: tuple[str, ...] = ()
     output_embedding: str | None = None
+    exits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", tuple(sorted(self.tensors, key=lambda spec: (spec.group, spec.name))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,15 +36,23 @@ def target_linears(targets: Literal["all-linear"] | Sequence[str]) -> tuple[str,
 
 
 def lora_table(
-    model_type: ModelType, targets: Iterable[str], branch: LoraBranch, *, group_prefix: str
+    model_type: ModelType,
+    targets: Iterable[str],
+    branch: LoraBranch,
+    *,
+    group_prefix: str,
+    layers: Container[int] | None = None,
 ) -> Iterator[tuple[Branch, list[TensorSpec]]]:
     """Yield, for every site of a model type, the branch and its tensors.
 
     Tensors of scope "width" are keyed by the layer's number in the model that siblings were cut from, so that siblings
-    of different depth share them; scope "type" is keyed by the model type.
+    of different depth share them; scope "type" is keyed by the model type. `layers` are the model type's own numbers of
+    those that get the branch; None = all.
     """
     owner = {"width": f"width/{model_type.family}", "type": f"type/{model_type.name}"}.get(branch.scope, "")
     for layer, original in enumerate(model_type.original_layers):
+        if layers is not None and layer not in layers:
+            continue
         slot = original if branch.scope == "width" else layer
         for linear in targets:
             path = linear_path(layer, linear)

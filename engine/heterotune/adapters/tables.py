@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from heterotune.adapters.dema import dema_layout
 from heterotune.adapters.dense import full_layout
+from heterotune.adapters.depth import depthfl_layout, inclusivefl_layout
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.adapters.lora import lora_layout
+from heterotune.adapters.prototypes import fedproto_layout
 from heterotune.config.field_types import StrategyName
 from heterotune.config.schema import RunConfig
 from heterotune.fleet.model_types import ModelType
@@ -24,4 +26,10 @@ def adapter_layout(
         return dema_layout(config.heterotune, model_type, fleet)
     if strategy == "fedavg_full":
         return full_layout(config.fedavg_full, model_type)
+    if strategy == "depthfl":
+        return depthfl_layout(config.depthfl, model_type, fleet)
+    if strategy == "inclusivefl":
+        return inclusivefl_layout(config.inclusivefl, model_type, fleet)
+    if strategy == "fedproto":
+        return fedproto_layout(config.fedproto, model_type)
     return lora_layout(getattr(config, strategy), model_type)

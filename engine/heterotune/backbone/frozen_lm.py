@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,19 @@ from transformers import LlamaForCausalLM
 
 from heterotune.backbone.head_loss import HeadLoss, OwnHeads
 from heterotune.data.tokenizing import IGNORED
+
+
+@dataclass(frozen=True)
+class EarlyExits:
+    """Where a model answers beside its end, through its own final norm and head.
+
+    Attributes:
+        after: Numbers of layers, rising; none is the last.
+        distillation: Weight with which the answers learn from one another, at least 0.
+    """
+
+    after: tuple[int, ...]
+    distillation: float
 
 
 class FrozenLM(nn.Module):
@@ -27,6 +41,7 @@ class FrozenLM(nn.Module):
         head_features: Callable[[Tensor], Tensor | None] | None = None,
         basis_QV: Tensor | None = None,
         head_difference_KVD: Tensor | None = None,
+        early: EarlyExits | None = None,
     ) -> Tensor:
         """Run R rows of T tokens.
 
@@ -38,14 +53,26 @@ class FrozenLM(nn.Module):
             head_features: Turns final hidden states (R, T, D) into the head branch's features (R, T, Q).
             basis_QV: The head branch's vocabulary basis.
             head_difference_KVD: What each of K clients adds to the output embedding; rows are theirs in equal parts.
+            early: Answers before the last layer, which join the loss; without head branch and difference only.
 
         Returns:
             Loss of each token in nats, float32 (R, T), zero where ignored; or final hidden states (R, T, D).
         """
-        hidden_RTD = self.llama(input_ids=input_ids_RT, use_cache=False).last_hidden_state
+        is_early = early is not None and bool(early.after)
+        seen = self.llama(input_ids=input_ids_RT, use_cache=False, output_hidden_states=is_early)
+        hidden_RTD = seen.last_hidden_state
         if targets_RT is None:
             return hidden_RTD
         counts_RT = targets_RT != IGNORED
+        losses_RT = torch.zeros(targets_RT.shape, dtype=torch.float32, device=hidden_RTD.device)
+        if is_early:
+            answers = [self.llama.norm(seen.hidden_states[layer + 1][counts_RT]) for layer in early.after]
+            losses_N = self.head(
+                torch.stack([*answers, hidden_RTD[counts_RT]]),
+                targets_RT[counts_RT],
+                distillation=early.distillation,
+            )
+            return losses_RT.masked_scatter(counts_RT, losses_N)
         features_RTQ = head_features(hidden_RTD) if head_features is not None else None
         own = None
         if head_difference_KVD is not None:
@@ -57,5 +84,4 @@ class FrozenLM(nn.Module):
             basis_QV,
             own,
         )
-        losses_RT = torch.zeros(targets_RT.shape, dtype=torch.float32, device=hidden_RTD.device)
         return losses_RT.masked_scatter(counts_RT, losses_N)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from heterotune.backbone.exit_loss import ExitLoss
 from heterotune.backbone.logit_blocks import tokens_per_block
 
 
@@ -39,24 +40,30 @@ class HeadLoss(nn.Module):
         self,
         hidden_ND: Tensor,
         targets_N: Tensor,
-        features_NQ: Tensor | None,
-        basis_QV: Tensor | None,
+        features_NQ: Tensor | None = None,
+        basis_QV: Tensor | None = None,
         own: OwnHeads | None = None,
+        *,
+        distillation: float = 0.0,
     ) -> Tensor:
         """Return each token's negative log likelihood.
 
         Args:
-            hidden_ND: Final hidden states.
+            hidden_ND: Final hidden states; (E, N, D) if the model answers E times, see exit_loss.py.
             targets_N: The tokens that come next, int64.
             features_NQ: Features of the head branch, or None.
             basis_QV: The frozen vocabulary basis that turns features into logits, or None.
             own: Every client's own head, instead of the frozen one and its branch; or None.
+            distillation: Weight with which several answers learn from one another.
 
         Returns:
             float32, shape (N,), in nats. Behind a frozen head the gradient with respect to hidden states and features
             was computed in the forward pass already, so the backward pass needs neither logits nor weight. Clients' own
             heads make their logits again in the backward pass: a gradient as large as the head then lives only there.
         """
+        if hidden_ND.ndim == 3:
+            assert features_NQ is None and own is None
+            return ExitLoss.apply(hidden_ND, self.weight, targets_N, distillation)
         if own is not None:
             assert features_NQ is None and sum(own.num_tokens) == hidden_ND.shape[0]
             return _OwnHeadLoss.apply(hidden_ND, own.difference_KVD, self.weight, targets_N, tuple(own.num_tokens))

@@ -121,6 +121,19 @@ def _shared_ranks(
     return problems
 
 
+def _ranks_of_shared_layers(fleet: tuple[FleetEntry, ...], strategy: str, compare_with: tuple[str, ...]) -> list[str]:
+    """Siblings whose layers meet in one tensor have one rank."""
+    methods = [name for name in (strategy, *compare_with) if name in ("depthfl", "inclusivefl")]
+    problems = []
+    for original in fleet if methods else ():
+        ranks = {e.name: e.adapter_rank for e in fleet if e is original or e.siblings_of == original.name}
+        if len(set(ranks.values())) > 1:
+            told = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
+            text = f"fleet: adapter_rank differs among {original.name} and its siblings ({told})"
+            problems.append(f"{text}, which share LoRA under {methods[0]}. Make them equal.")
+    return problems
+
+
 def _group_problems(original: str, ranks: dict[str, int], lora_scope: str) -> list[str]:
     """Problems of one group of siblings."""
     if len(set(ranks.values())) > 1:
@@ -150,6 +163,7 @@ _CHECKS = (
     (_compared, ("compare_with", "strategy")),
     (_decay_of_differences, ("local", "strategy", "compare_with")),
     (_shared_ranks, ("fleet", "heterotune", "strategy", "compare_with")),
+    (_ranks_of_shared_layers, ("fleet", "strategy", "compare_with")),
     *METHOD_CHECKS,
     *PROTECTION_CHECKS,
 )

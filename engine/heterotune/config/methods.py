@@ -45,6 +45,23 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "official form",
         ),
         "fedavg_full": Method("FedAvg of whole models within each model type", "McMahan et al., 2017", "official form"),
+        "depthfl": Method(
+            "siblings share LoRA layer by layer; deep models also answer where shallow ones end",
+            "Kim et al., ICLR 2023",
+            "adapter form (our mapping)",
+        ),
+        "inclusivefl": Method(
+            "siblings share LoRA but for each one's last layer, which learns from deeper ones",
+            "Liu et al., KDD 2022",
+            "adapter form (our mapping)",
+            needs="whole sums",
+        ),
+        "fedproto": Method(
+            "personal models; clients share the mean feature of each class, whatever their width",
+            "Tan et al., AAAI 2022",
+            "adapter form (our mapping)",
+            needs="whole sums",
+        ),
     }
 )
 """Name in a run file -> the method."""

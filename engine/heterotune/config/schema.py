@@ -27,6 +27,7 @@ from heterotune.config.field_types import (
     Text,
     TopologyName,
 )
+from heterotune.config.heterogeneous_options import DepthflOptions, FedprotoOptions, InclusiveflOptions
 from heterotune.config.method_options import (
     DEFAULT_LOCAL_STEPS,
     FedavgFullOptions,
@@ -45,11 +46,14 @@ __all__ = [
     "CohortConfig",
     "CollectiveConfig",
     "DataConfig",
+    "DepthflOptions",
     "EvaluateConfig",
     "FedavgFullOptions",
     "FedavgLoraOptions",
+    "FedprotoOptions",
     "FleetEntry",
     "HeterotuneOptions",
+    "InclusiveflOptions",
     "LocalConfig",
     "PartitionConfig",
     "PromptFields",
@@ -314,6 +318,12 @@ class RunConfig(Section):
     """Options of the fedavg_lora strategy."""
     fedavg_full: FedavgFullOptions = FedavgFullOptions()
     """Options of the fedavg_full strategy."""
+    depthfl: DepthflOptions = DepthflOptions()
+    """Options of the depthfl strategy."""
+    inclusivefl: InclusiveflOptions = InclusiveflOptions()
+    """Options of the inclusivefl strategy."""
+    fedproto: FedprotoOptions = FedprotoOptions()
+    """Options of the fedproto strategy."""
     backbone: BackboneConfig = BackboneConfig()
     """How the frozen LLaMAs are held in memory."""
     chunk: ChunkConfig = ChunkConfig()

@@ -31,18 +31,20 @@ class PreparedChunk:
 
     Attributes:
         passes: For each pass input ids and targets (R, T), int64.
+        labels: For each pass the rows' classes (R,), int64, -1 = none.
         num_clients: K.
         padding_share: Positions of clients that still train that hold no token, over all such positions.
     """
 
     passes: tuple[tuple[np.ndarray, np.ndarray], ...]
+    labels: tuple[np.ndarray, ...]
     num_clients: int
     padding_share: float
 
     def batches(self, device: torch.device) -> Iterator[ChunkBatch]:
         """Yield one batch a pass, on the device where the backbone runs."""
-        for ids_RT, targets_RT in self.passes:
-            yield ChunkBatch.of_rows(ids_RT, targets_RT, self.num_clients, device)
+        for (ids_RT, targets_RT), labels_R in zip(self.passes, self.labels, strict=True):
+            yield ChunkBatch.of_rows(ids_RT, targets_RT, self.num_clients, device, labels_R)
 
 
 def prepare_chunk(
@@ -70,27 +72,26 @@ def prepare_chunk(
         )
         for client, num_steps in zip(chunk.clients, chunk.num_steps, strict=True)
     ]
-    passes, num_tokens, num_positions = [], 0, 0
+    passes, labels, num_tokens, num_positions = [], [], 0, 0
     for step in range(chunk.num_passes):
         parts = [
             _client_rows(rows_of[client.client_id], picks_SB, step)
             for client, picks_SB in zip(chunk.clients, picks_KSB, strict=True)
         ]
-        longest = max(int(lengths.max()) for _, _, lengths in parts)
-        ids_RT = np.concatenate([ids[:, :longest] for ids, _, _ in parts])
-        targets_RT = np.concatenate([targets[:, :longest] for _, targets, _ in parts])
+        longest = max(int(part.lengths.max()) for part in parts)
+        ids_RT = np.concatenate([part.input_ids[:, :longest] for part in parts])
+        targets_RT = np.concatenate([part.targets[:, :longest] for part in parts])
         passes.append((ids_RT, targets_RT))
-        active = [lengths for (_, _, lengths), steps in zip(parts, chunk.num_steps, strict=True) if step < steps]
+        labels.append(np.concatenate([part.labels for part in parts]))
+        active = [part.lengths for part, steps in zip(parts, chunk.num_steps, strict=True) if step < steps]
         num_tokens += sum(int(lengths.sum()) for lengths in active)
         num_positions += sum(len(lengths) * longest for lengths in active)
-    return PreparedChunk(tuple(passes), len(chunk.clients), 1.0 - num_tokens / num_positions)
+    return PreparedChunk(tuple(passes), tuple(labels), len(chunk.clients), 1.0 - num_tokens / num_positions)
 
 
-def _client_rows(rows: Rows, picks_SB: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a client's input ids, targets and lengths of a step; of a finished client rows that do not count."""
-    done = step >= len(picks_SB)
-    picks_B = picks_SB[0 if done else step]
-    ids, targets = rows.input_ids[picks_B], rows.targets[picks_B]
-    if done:
-        return ids, np.full_like(targets, IGNORED), np.ones_like(rows.lengths[picks_B])
-    return ids, targets, rows.lengths[picks_B]
+def _client_rows(rows: Rows, picks_SB: np.ndarray, step: int) -> Rows:
+    """Return a client's rows of a step; of a finished client rows that do not count."""
+    if step < len(picks_SB):
+        return rows.take(picks_SB[step])
+    done = rows.take(picks_SB[0])
+    return Rows(done.input_ids, np.full_like(done.targets, IGNORED), np.ones_like(done.lengths))

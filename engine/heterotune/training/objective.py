@@ -26,19 +26,27 @@ class ChunkBatch:
         input_ids_RT: int64, right-padded.
         targets_RT: int64, `IGNORED` where a token does not count.
         num_targets_K: Tokens that count, per client.
+        labels_R: Class of each row, int64, -1 = none; None where no method looks at them.
     """
 
     input_ids_RT: Tensor
     targets_RT: Tensor
     num_targets_K: Tensor
+    labels_R: Tensor | None = None
 
     @classmethod
     def of_rows(
-        cls, input_ids_RT: np.ndarray, targets_RT: np.ndarray, num_clients: int, device: torch.device
+        cls,
+        input_ids_RT: np.ndarray,
+        targets_RT: np.ndarray,
+        num_clients: int,
+        device: torch.device,
+        labels_R: np.ndarray | None = None,
     ) -> ChunkBatch:
         """Bring rows of `num_clients` clients, in equal parts, to a device and count their targets."""
         num_targets_K = (targets_RT != IGNORED).reshape(num_clients, -1).sum(axis=1)
-        return cls(*(torch.from_numpy(array).to(device) for array in (input_ids_RT, targets_RT, num_targets_K)))
+        arrays = [input_ids_RT, targets_RT, num_targets_K, *([] if labels_R is None else [labels_R])]
+        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
 def client_losses(backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
@@ -55,6 +63,11 @@ def client_losses(backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
         None if frame is None else frame.basis_QV,
         None if bank.layout.output_embedding is None else bank[bank.layout.output_embedding],
     )
+    return mean_losses(losses_RT, bank, batch)
+
+
+def mean_losses(losses_RT: Tensor, bank: Bank, batch: ChunkBatch) -> Tensor:
+    """Return each client's mean over the tokens that count, (K,)."""
     losses_K = losses_RT.view(bank.num_clients, -1).sum(dim=1)
     return losses_K / batch.num_targets_K.clamp(min=1)
 

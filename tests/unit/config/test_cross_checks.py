@@ -44,6 +44,11 @@ CASES = [
         ["heterotune.adapter_rank=7", "heterotune.lora_scope=split"],
         "fleet: adapter_rank = 7 of large and its siblings cannot be halved for heterotune.lora_scope = split. Make",
     ),
+    (["fleet.1.adapter_rank=4", "strategy=depthfl"], RANKS.replace("8)", "None)") + "depthfl. Make them equal."),
+    (
+        ["strategy=inclusivefl", "collective.topology=sharded"],
+        "strategy inclusivefl needs whole sums in one place, and collective.topology = sharded spreads them. Set",
+    ),
     (
         ["local.weight_decay=0.1", "compare_with=[fedavg_full]"],
         "local.weight_decay = 0.1 would pull fedavg_full's weights to the pre-trained ones, not to 0. Set it to 0, or",

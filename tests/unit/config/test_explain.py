@@ -64,7 +64,7 @@ CASES = [
     ("local.betas=[0.9]", "local.betas.1 is missing. Add it: Decay of the first and second moment"),
     ("local.betas=[0.9, 0.9, 0.9]", "local.betas = [0.9, 0.9, 0.9] has too many entries. Give at most 2."),
     ("local.clip_norm=0", "local.clip_norm = 0 is too small. Give more than 0.0."),
-    ("strategy=fedavg", "strategy = 'fedavg' is not a choice. Give 'heterotune', 'fedavg_lora' or 'fedavg_full'."),
+    ("strategy=fedavg", "strategy = 'fedavg' is not a choice. Give 'heterotune', 'fedavg_lora', 'fedavg_full', "),
     ("heterotune.targets=all", "heterotune.targets = 'all' is not a choice. Give 'all-linear', or a list."),
     ("heterotune.targets=[q_proj, x]", "heterotune.targets.1 = 'x' is not a choice. Give 'q_proj', 'k_proj', "),
     ("heterotune.targets=[]", "heterotune.targets = [] leaves nothing to train. Name at least one linear layer, "),

@@ -20,6 +20,12 @@ from heterotune.training.objective import ChunkBatch, client_losses
 CLIENTS, ROWS, TOKENS = 2, 3, 5
 
 
+@pytest.fixture(autouse=True)
+def plain_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what DeepSpeed does to this whole process once another test has sharded a model."""
+    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
+
+
 def model_of(num_layers: int, num_kv_heads: int) -> ModelType:
     text = f"hidden_size=32,intermediate_size=48,num_attention_heads=4,num_key_value_heads={num_kv_heads}"
     model = f"random:{text},vocab_size=64,num_hidden_layers={num_layers}"

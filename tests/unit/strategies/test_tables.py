@@ -191,6 +191,7 @@ def test_the_tables_without_torch_are_those_of_the_strategies(name):
             "rounds": 1,
             "fleet": [{"name": "small", "model": "embedded:small", "clients": 1}],
             "data": {"source": "embedded:stdlib"},
+            "fedproto": {"num_classes": 3},
         }
     )
     strategy = make_strategy(name, config)
