@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from heterotune.backbone.groups import group_ranks
-from heterotune.backbone.load import DTYPES, Backbone, load_backbone, pick_dtype, read_model
-from heterotune.backbone.mapped import give_back_memory, mappable_file, write_mappable
+from heterotune.backbone.load import DTYPES, Backbone, load_backbone, pick_dtype
+from heterotune.backbone.mapped import give_back_memory, mappable_files, write_mappable, written_files
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.roll_call import nodes_of_ranks
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
@@ -60,14 +61,14 @@ def load_backbones(
         config: Section `backbone` says how.
         channel: The ranks.
         device: Where this rank computes.
-        scratch: A folder that all ranks see, for files that are mapped; nothing is left in it.
+        scratch: A folder that all ranks see, for files that are mapped; nothing of them is left in it.
     """
     chosen = config.backbone
     ds_config = None if chosen.ds_config == NO_DEEPSPEED else read_ds_config(chosen.ds_config)
     dtype = pick_dtype(chosen.dtype)
     if ds_config is not None:
         _count_gathers(channel)
-    files: list[Path | None] = [None] * len(model_types)
+    files: list[tuple[Path, ...] | None] = [None] * len(model_types)
     if ds_config is None and channel.num_ranks > 1:
         files = _write_mapped(model_types, dtype, channel, scratch)
     group = None if ds_config is None else _shard_group(config, channel)
@@ -78,16 +79,15 @@ def load_backbones(
             dtype=dtype,
             checkpointing=chosen.checkpointing,
             device=device,
-            mapped=file,
+            mapped=paths,
             group=group,
         )
-        for model_type, file in zip(model_types, files, strict=True)
+        for model_type, paths in zip(model_types, files, strict=True)
     )
     channel.barrier()
     if channel.mpi_rank == ROOT:
-        for file in files:
-            if file is not None and file.parent == scratch:
-                file.unlink()  # the pages stay as long as a rank maps them
+        for model_type in model_types:  # the pages stay as long as a rank maps them
+            shutil.rmtree(_mapped_folder(scratch, model_type, dtype), ignore_errors=True)
     return backbones
 
 
@@ -107,14 +107,19 @@ def _count_gathers(channel: Channel) -> None:
     count_gathers(channel.traffic.add)
 
 
-def _write_mapped(model_types: tuple[ModelType, ...], dtype: str, channel: Channel, scratch: Path) -> list[Path | None]:
-    """Return a file to map for every model type; the root writes those whose own file does not do."""
-    files: list[Path | None] = []
-    for model_type in model_types:
-        own = mappable_file(model_type.source, DTYPES[dtype])
-        files.append(own or scratch / f".{model_type.name}.{dtype}.safetensors")
-        if own is None and channel.mpi_rank == ROOT:
-            write_mappable(read_model(model_type, dtype), files[-1])
+def _write_mapped(
+    model_types: tuple[ModelType, ...], dtype: str, channel: Channel, scratch: Path
+) -> list[tuple[Path, ...] | None]:
+    """Return the files to map for every model type; the root writes those whose own files do not do."""
+    own = [mappable_files(model_type.source, DTYPES[dtype]) for model_type in model_types]
+    folders = [_mapped_folder(scratch, model_type, dtype) for model_type in model_types]
+    for model_type, folder, files in zip(model_types, folders, own, strict=True):
+        if files is None and channel.mpi_rank == ROOT:
+            write_mappable(model_type, DTYPES[dtype], folder)
     give_back_memory()
     channel.barrier()
-    return files
+    return [files or written_files(folder) for files, folder in zip(own, folders, strict=True)]
+
+
+def _mapped_folder(scratch: Path, model_type: ModelType, dtype: str) -> Path:
+    return scratch / f".{model_type.name}.{dtype}"

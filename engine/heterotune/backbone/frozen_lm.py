@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from heterotune.backbone.head_loss import HeadLoss, OwnHeads
 from heterotune.data.tokenizing import IGNORED
@@ -29,7 +29,7 @@ class EarlyExits:
 class FrozenLM(nn.Module):
     """The root module that ZeRO-3 shards: `llama` (embedding and layers) and `head` (output embedding and loss)."""
 
-    def __init__(self, lm: LlamaForCausalLM) -> None:
+    def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__()
         self.llama = lm.model
         self.head = HeadLoss(lm.lm_head.weight)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedModel
 
+from heterotune.backbone.architecture import lm_on_meta, tie_head
+from heterotune.backbone.block_reading import filled_blocks
 from heterotune.backbone.frozen_lm import FrozenLM
 from heterotune.backbone.groups import spell_ranks
-from heterotune.backbone.mapped import llama_config, map_model
-from heterotune.errors import ModelError
+from heterotune.backbone.mapped import map_model
 from heterotune.fleet.model_types import ModelType
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def load_backbone(
     dtype: str,
     checkpointing: bool,
     device: torch.device,
-    mapped: Path | None = None,
+    mapped: Sequence[Path] | None = None,
     group: ShardGroup | None = None,
 ) -> Backbone:
     """Load, freeze and (with a DeepSpeed configuration) shard a model. Every rank must call this, in fleet order.
@@ -94,7 +95,7 @@ def load_backbone(
         dtype: fp32, bf16 or fp16.
         checkpointing: Recompute activations in the backward pass instead of keeping them.
         device: Where this rank computes.
-        mapped: A file to map a plain replica from, see `mapped.py`; None reads the model into this rank's memory.
+        mapped: Files to map a plain replica from, see `mapped.py`; None reads the model into this rank's memory.
         group: The ranks that share a sharded copy; None = all ranks of the job.
 
     Raises:
@@ -110,17 +111,14 @@ def load_backbone(
 
     group = group or whole_job()
     ds_config = zero3.with_own_swap_folder(ds_config, model_type.name)
-    if model_type.source.folder is None:
-        lm = read_model(model_type, dtype)
-    else:
-        lm = read_sharded(model_type, ds_config=ds_config, dtype=torch_dtype, device=device, group=group)
+    lm = read_sharded(model_type, ds_config=ds_config, dtype=torch_dtype, device=device, group=group)
     sharded = zero3.shard(_frozen(lm, checkpointing), ds_config, torch_dtype, group)
     shard_bytes, sharing = zero3.shard_bytes(sharded), spell_ranks(group.mpi_ranks)
     LOG.info("backbone %s: %d bytes here of the copy of %s", model_type.name, shard_bytes, sharing)
     return Backbone(model_type, sharded, device, in_lock_step=True, mpi_ranks=group.mpi_ranks, group=group)
 
 
-def _frozen(lm: LlamaForCausalLM, checkpointing: bool) -> FrozenLM:
+def _frozen(lm: PreTrainedModel, checkpointing: bool) -> FrozenLM:
     lm.requires_grad_(False)
     if checkpointing:
         lm.train()
@@ -130,36 +128,14 @@ def _frozen(lm: LlamaForCausalLM, checkpointing: bool) -> FrozenLM:
     return FrozenLM(lm)
 
 
-def read_model(model_type: ModelType, dtype: str) -> LlamaForCausalLM:
-    """Read a model's weights, or draw them if it is `random:`.
+def read_model(model_type: ModelType, dtype: str) -> PreTrainedModel:
+    """Read a model's weights into this rank's memory, or draw them if it is `random:`.
 
     Raises:
-        ModelError: If the weights do not fit the configuration.
+        ModelError: If its configuration is no LLaMA's, or a file can no longer be read.
     """
-    source = model_type.source
-    if source.folder is None:
-        return _random(source.llama, source.random_seed or 0, DTYPES[dtype])
-    try:
-        lm, report = LlamaForCausalLM.from_pretrained(
-            source.folder,
-            config=llama_config(source),
-            dtype=DTYPES[dtype],
-            local_files_only=True,
-            output_loading_info=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="sdpa",
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{model_type.name}: the weights in {source.folder} cannot be loaded ({error}).") from error
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{model_type.name}: {source.folder} lacks the weights {', '.join(missing[:4])} ...")
+    lm = lm_on_meta(model_type.source, DTYPES[dtype])
+    for _ in filled_blocks(lm, model_type):
+        pass
+    tie_head(lm)
     return lm
-
-
-def _random(llama: dict[str, Any], seed: int, dtype: torch.dtype) -> LlamaForCausalLM:
-    """Build a model with seeded random weights, without touching torch's own random state."""
-    fields = {key: value for key, value in llama.items() if key != "model_type"}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(LlamaConfig(**fields)).to(dtype)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heterotune.config.explain import shown
 from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
 from heterotune.errors import ModelError
+from heterotune.fleet.architectures import architecture_problem
+from heterotune.fleet.checkpoint_files import StoredWeight, read_stored_weights
+from heterotune.fleet.hub import cached_config_folder, fetch_model
 from heterotune.plain_files import MAX_JSON_BYTES, is_folder, is_plain_file, read_small_text
 
 EMBEDDED_PREFIX = "embedded:"
@@ -35,12 +37,15 @@ class ModelSource:
         folder: Folder with config.json and safetensors; None for random weights.
         llama: The LlamaConfig fields as plain JSON values.
         random_seed: Seed of the weights of a `random:` model, else None.
+        weights: What a folder's files hold, by name; of a `ModelType`, what it needs of that, under transformers'
+            names. Empty for random weights, and where only the configuration was read.
     """
 
     reference: str
     folder: Path | None
     llama: dict[str, Any]
     random_seed: int | None = None
+    weights: Mapping[str, StoredWeight] = field(default_factory=dict, repr=False)
 
     @property
     def folder_or_reference(self) -> Path | str:
@@ -64,15 +69,9 @@ def resolve_model(reference: str) -> ModelSource:
     """
     if reference.startswith(RANDOM_PREFIX):
         return _random_model(reference)
-    folder = _folder_of(reference, _download)
+    folder = _folder_of(reference, fetch_model)
     llama = _read_llama_config(reference, folder)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(f"{reference}: {folder} holds no *.safetensors file.")
-    for file in weights:
-        if not is_plain_file(file):
-            raise ModelError(f"{reference}: {file} is not a regular file. Replace or remove it.")
-    return ModelSource(reference, folder, llama)
+    return ModelSource(reference, folder, llama, weights=read_stored_weights(reference, folder))
 
 
 def describe_model(reference: str) -> ModelSource:
@@ -86,7 +85,7 @@ def describe_model(reference: str) -> ModelSource:
     """
     if reference.startswith(RANDOM_PREFIX):
         return _random_model(reference)
-    folder = _folder_of(reference, _cached)
+    folder = _folder_of(reference, cached_config_folder)
     return ModelSource(reference, folder, _read_llama_config(reference, folder))
 
 
@@ -113,34 +112,6 @@ def _folder_of(reference: str, from_hub: Callable[[str], Path]) -> Path:
     return from_hub(reference)
 
 
-def _cached(hub_id: str) -> Path:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(hub_id, "config.json")
-    except HFValidationError as error:
-        raise ModelError(f"{hub_id}: neither a local folder nor a hub id ({error}).") from error
-    if not isinstance(found, str):
-        raise ModelError(
-            f"{hub_id}: not in the hub's local cache, and a plan downloads nothing. Fetch its configuration with "
-            f"`hf download {hub_id} config.json`, or give a folder."
-        )
-    return Path(found).parent
-
-
-def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "tokenizer*"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"{hub_id}: neither a local folder nor a hub model that can be fetched here ({error})."
-        ) from error
-
-
 def _read_llama_config(reference: str, folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
@@ -151,8 +122,8 @@ def _read_llama_config(reference: str, folder: Path) -> dict[str, Any]:
         raise ModelError(f"{reference}: {path} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{reference}: {path} is not readable JSON ({error}).") from error
-    if not isinstance(llama, dict) or llama.get("model_type") != "llama":
-        kind = llama.get("model_type") if isinstance(llama, dict) else type(llama).__name__
-        told = f"model_type is {shown(kind)}, not 'llama'. heterotune federates LLaMA models."
-        raise ModelError(f"{reference}: {told}")
+    if not isinstance(llama, dict):
+        raise ModelError(f"{reference}: {path} holds no JSON object, but {type(llama).__name__}.")
+    if problem := architecture_problem(llama):
+        raise ModelError(f"{reference}: {problem}")
     return llama

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 from heterotune.config.explain import shown
 from heterotune.config.field_types import LARGEST_COUNT
 from heterotune.config.schema import FleetEntry
 from heterotune.errors import ModelError
+from heterotune.fleet.checkpoint_files import choose_weights
 from heterotune.fleet.model_source import ModelSource, resolve_model
+from heterotune.fleet.parameter_shapes import (
+    ALL_LINEARS,
+    ATTENTION_LINEARS,
+    MLP_LINEARS,
+    linear_path,
+    name_in_lm,
+    num_layer_elements,
+    parameter_shapes,
+)
 
-ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
-ALL_LINEARS = ATTENTION_LINEARS + MLP_LINEARS
+__all__ = ["ALL_LINEARS", "ATTENTION_LINEARS", "MLP_LINEARS", "ModelType", "linear_path", "read_model_types"]
+MISTRAL_KEY_HEADS = 8  # MistralConfig's default
 DEEPEST = 100_000  # layers; each has an entry in tables
 
 
@@ -51,12 +61,6 @@ class ModelType:
     adapter_rank: int | None = None
 
 
-def linear_path(layer: int, linear: str) -> str:
-    """Return the module path of a target linear inside `LlamaModel`."""
-    block = "self_attn" if linear in ATTENTION_LINEARS else "mlp"
-    return f"layers.{layer}.{block}.{linear}"
-
-
 def read_model_types(
     fleet: tuple[FleetEntry, ...], resolve: Callable[[str], ModelSource] = resolve_model
 ) -> tuple[ModelType, ...]:
@@ -88,7 +92,7 @@ def _model_type(index: int, entry: FleetEntry, source: ModelSource) -> ModelType
     heads, num_layers = _count(source, "num_attention_heads"), _count(source, "num_hidden_layers", DEEPEST)
     head_dim = _count_or(source, "head_dim", max(1, width // heads))
     query_width = heads * head_dim
-    key_width = _count_or(source, "num_key_value_heads", heads) * head_dim
+    key_width = _count_or(source, "num_key_value_heads", _default_key_heads(source, heads)) * head_dim
     shapes = {
         "q_proj": (query_width, width),
         "k_proj": (key_width, width),
@@ -98,8 +102,11 @@ def _model_type(index: int, entry: FleetEntry, source: ModelSource) -> ModelType
         "up_proj": (inner, width),
         "down_proj": (width, inner),
     }
-    per_layer = sum(rows * columns for rows, columns in shapes.values()) + 2 * width
     embeddings = vocab_size * width * (1 if llama.get("tie_word_embeddings", False) else 2)
+    if source.weights:
+        names = {name_in_lm(path): shape for path, shape in parameter_shapes(llama, shapes, num_layers, vocab_size)}
+        weights = choose_weights(source.reference, source.folder or Path(), source.weights, names)
+        source = replace(source, weights=weights)
     return ModelType(
         name=entry.name,
         index=index,
@@ -111,7 +118,7 @@ def _model_type(index: int, entry: FleetEntry, source: ModelSource) -> ModelType
         original_layers=tuple(entry.layers or _original_layers(source) or range(num_layers)),
         family=entry.siblings_of or entry.name,
         linear_shapes=shapes,
-        num_parameters=num_layers * per_layer + embeddings + width,
+        num_parameters=num_layers * num_layer_elements(llama, shapes) + embeddings + width,
         adapter_rank=entry.adapter_rank,
     )
 
@@ -129,6 +136,12 @@ def _count(source: ModelSource, key: str, largest: int = LARGEST_COUNT) -> int:
 def _count_or(source: ModelSource, key: str, default: int) -> int:
     """Return a count that may be missing or null."""
     return default if source.llama.get(key) is None else _count(source, key)
+
+
+def _default_key_heads(source: ModelSource, heads: int) -> int:
+    """Return the key heads of a configuration that is silent: Mistral's class has 8, but null means one per query."""
+    silent = "num_key_value_heads" not in source.llama
+    return MISTRAL_KEY_HEADS if silent and source.llama.get("model_type") == "mistral" else heads
 
 
 def _original_layers(source: ModelSource) -> list[int] | None:

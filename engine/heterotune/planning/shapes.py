@@ -8,6 +8,7 @@ from functools import cached_property
 
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.fleet.model_types import ALL_LINEARS, ModelType
+from heterotune.fleet.parameter_shapes import num_layer_elements
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -62,7 +63,7 @@ class TypeShape:
     @property
     def layer_elements(self) -> int:
         """Weights of one layer."""
-        return sum(rows * columns for rows, columns in self.model_type.linear_shapes.values()) + 2 * self.width
+        return num_layer_elements(self.model_type.source.llama, self.model_type.linear_shapes)
 
     @property
     def embedding_elements(self) -> int:
