@@ -39,6 +39,7 @@ class Federation:
         public: Public rows that alignment reads; None if the run aligns nothing.
         backbones: One frozen LLaMA for each model type.
         device: Where this rank computes.
+        data_of_type: The data as each model type sees it, where their tokenizers differ; empty = all see `data`.
     """
 
     config: RunConfig
@@ -49,6 +50,11 @@ class Federation:
     public: Rows | None
     backbones: tuple[Backbone, ...]
     device: torch.device
+    data_of_type: tuple[FederatedData, ...] = ()
+
+    def data_of(self, place: int) -> FederatedData:
+        """Return the data as a model type sees it: its held-out rows are in that type's tokens."""
+        return self.data_of_type[place] if self.data_of_type else self.data
 
 
 def load_backbones(

@@ -40,7 +40,8 @@ def attribute_federation(memory: MemoryRecorder, federation: Federation) -> None
         for weight in _weights(federation.backbones):
             memory.holdings.follow(BACKBONE_SHARDS, weight)
     public = () if federation.public is None else (federation.public,)
-    for rows in (*federation.data.train, federation.data.heldout, *public):
+    heldout = {id(each.heldout): each.heldout for each in (federation.data, *federation.data_of_type)}
+    for rows in (*federation.data.train, *heldout.values(), *public):
         _follow_rows(memory, rows)
 
 

@@ -12,9 +12,11 @@ from heterotune.adapters.tables import adapter_layout
 from heterotune.config.protection_checks import cohort_problems
 from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData, build_federated_data, build_public_rows
-from heterotune.data.text_tokenizer import TextTokenizer, load_fleet_tokenizer
+from heterotune.data.fleet_tokenizers import load_fleet_tokenizers, rows_of_types
+from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import Rows
 from heterotune.errors import ConfigError, DataError, ModelError
+from heterotune.fleet.architectures import longest_independent_row
 from heterotune.fleet.clients import Client, cohort_counts, enlist_clients, populations
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
@@ -22,13 +24,31 @@ from heterotune.fleet.model_types import ModelType, read_model_types
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """A run whose parts were found and fit together; nothing of it holds weights."""
+    """A run whose parts were found and fit together; nothing of it holds weights.
+
+    Attributes:
+        config: The run.
+        model_types: The fleet.
+        tokenizers: Each model type's.
+        data_of_type: The data in each model type's tokens; see `rows_of_types`.
+        clients: Every client that has data.
+    """
 
     config: RunConfig
     model_types: tuple[ModelType, ...]
-    tokenizer: TextTokenizer
-    data: FederatedData
+    tokenizers: tuple[TextTokenizer, ...]
+    data_of_type: tuple[FederatedData, ...]
     clients: tuple[Client, ...]
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The first model type's tokenizer, which is everybody's where model types share anything."""
+        return self.tokenizers[0]
+
+    @property
+    def data(self) -> FederatedData:
+        """The data with held-out rows in the first model type's tokens; training rows are each in their own."""
+        return self.data_of_type[0]
 
 
 def check(config: RunConfig) -> CheckedRun:
@@ -40,16 +60,22 @@ def check(config: RunConfig) -> CheckedRun:
         ConfigError: If a round has too few clients for what is asked of them.
     """
     model_types = read_model_types(config.fleet)
-    tokenizer = load_fleet_tokenizer(model_types, config.data.tokenizer)
-    if problems := _head_problems(config, model_types):
+    problems = [*_head_problems(config, model_types), *_position_problems(config, model_types)]
+    tokenizers = load_fleet_tokenizers(model_types, config.data.tokenizer)
+    problems += [] if problems else tokenizer_problems(config, model_types, [each.digest for each in tokenizers])
+    if problems:
         raise ModelError("\n".join(problems))
     num_clients = sum(model_type.num_clients for model_type in model_types)
-    data = build_federated_data(config.data, config.evaluate, tokenizer, num_clients, run_seed=config.seed)
-    config = with_counted_classes(config, data.label_names)
-    clients = enlist_clients(model_types, [len(rows) for rows in data.train])
+    data_of_type = rows_of_types(
+        model_types,
+        tokenizers,
+        lambda each: build_federated_data(config.data, config.evaluate, each, num_clients, run_seed=config.seed),
+    )
+    config = with_counted_classes(config, data_of_type[0].label_names)
+    clients = enlist_clients(model_types, [len(rows) for rows in data_of_type[0].train])
     check_protection(config, model_types, clients)
     config = with_picked_noise(config, model_types, clients)
-    return CheckedRun(config, model_types, tokenizer, data, clients)
+    return CheckedRun(config, model_types, tokenizers, data_of_type, clients)
 
 
 def check_protection(config: RunConfig, model_types: Sequence[ModelType], clients: Sequence[Client]) -> None:
@@ -135,6 +161,57 @@ def _head_problems(config: RunConfig, model_types: tuple[ModelType, ...]) -> lis
             f"heterotune.head_basis = {options.head_basis} is more than the output embeddings can span, "
             f"{min(widths, sizes[0])}. Lower it."
         )
+    return problems
+
+
+def tokenizer_problems(config: RunConfig, model_types: Sequence[ModelType], digests: Sequence[str]) -> list[str]:
+    """Find methods that share a tensor between model types whose tokenizers differ.
+
+    A token's number means something else there, and so does whatever was trained on it. Methods that share within a
+    model type only (such as fedavg_lora) let every type have a tokenizer of its own.
+
+    Args:
+        config: The run.
+        model_types: The fleet.
+        digests: Of each model type's tokenizer; equal ones mean one output space.
+    """
+    if len(set(digests)) == 1:
+        return []
+    problems = []
+    for method in (config.strategy, *config.compare_with):
+        holders: dict[str, list[int]] = {}
+        for place, model_type in enumerate(model_types):
+            for spec in adapter_layout(method, config, model_type, model_types).tensors:
+                if spec.scope != "client":
+                    holders.setdefault(spec.key, []).append(place)
+        shared = {key: places for key, places in holders.items() if len({digests[place] for place in places}) > 1}
+        if shared:
+            key, places = next(iter(shared.items()))
+            who = ", ".join(f"{model_types[place].name} {digests[place][:8]}" for place in places)
+            problems.append(
+                f"strategy {method} shares {key} between model types whose tokenizers differ ({who}), so they share no "
+                f"output space. Use models with one tokenizer, give data.tokenizer one that suits all, "
+                f"{_without_sharing(method)}or use a method that shares within a model type only, such as fedavg_lora."
+            )
+    return problems
+
+
+def _without_sharing(method: str) -> str:
+    """Say what of a method's options keeps types apart."""
+    return "set heterotune.head_rank to 0 and remove siblings_of, " if method == "heterotune" else ""
+
+
+def _position_problems(config: RunConfig, model_types: Sequence[ModelType]) -> list[str]:
+    """Rows must be so short that a model's positions do not depend on the rows before."""
+    problems = []
+    for model_type in model_types:
+        longest = longest_independent_row(model_type.source.llama)
+        if longest is not None and config.data.max_tokens > longest:
+            problems.append(
+                f"data.max_tokens = {config.data.max_tokens} is more than the {longest} positions up to which the "
+                f"dynamic RoPE scaling of {model_type.name} does not depend on the rows before. Lower it, or use a "
+                "model with another scaling."
+            )
     return problems
 
 

@@ -79,6 +79,7 @@ def run_strategies(
             public=public_rows(checked),
             backbones=load_backbones(checked.model_types, config, channel, device, folder.path),
             device=device,
+            data_of_type=checked.data_of_type,
         )
         for journal in journals:
             attribute_federation(journal.memory, federation)

@@ -45,6 +45,7 @@ from heterotune.server import GlobalAdapters
 from heterotune.strategies.strategy import ServerRound, Strategy, TypeUpdate
 from heterotune.topology import make_topology
 from heterotune.training.chunk_batches import steps_of
+from heterotune.training.objective import ChunkBatch
 from heterotune.training.prefetch import prefetch
 
 CLIENTS_FOLDER = "clients"
@@ -74,7 +75,7 @@ class Simulation:
                 for layout, backbone in zip(self.layouts, federation.backbones, strict=True)
             ]
             self.adapters = GlobalAdapters(self.layouts, run_seed=self.config.seed)
-            self.heldout = heldout_batches(federation.data.heldout, self.config.evaluate.batch_size, federation.device)
+            self.heldout = self._heldout()
             self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
             self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)
         needs = self.config.needs_of(strategy.name)
@@ -100,7 +101,10 @@ class Simulation:
         self._forget_what_came_after(saved)
         self.frames = self.training.frames = self._frames(saved)
         self.downlink = Downlink(self.layouts, self.frames)
-        attribute_strategy(journal.memory, self.adapters, self.frames, self.heldout)
+        different = {id(batches): batches for batches in self.heldout}.values()
+        attribute_strategy(
+            journal.memory, self.adapters, self.frames, [each for batches in different for each in batches]
+        )
         attribute_messages(journal.memory, self.downlink, self.sums, self.topology)
         if saved is not None:
             self._go_on_from(saved)
@@ -221,7 +225,7 @@ class Simulation:
             scores = []
             for place, backbone in enumerate(self.federation.backbones):
                 bank = self.training.global_bank(place, self.frames[place])
-                scores += score_model_type(backbone, self.attached[place], bank, self.heldout, self.channel)
+                scores += score_model_type(backbone, self.attached[place], bank, self.heldout[place], self.channel)
             gathered = gather_scores(scores, self.channel)
         if gathered is not None:
             for model_type in self.federation.model_types:
@@ -262,6 +266,13 @@ class Simulation:
             "protection": self.protection.state(),
         }
         return Checkpoint(self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER)
+
+    def _heldout(self) -> list[list[ChunkBatch]]:
+        """Return every model type's held-out batches; types with one tokenizer have them in common."""
+        batch_size, device = self.config.evaluate.batch_size, self.federation.device
+        rows = [self.federation.data_of(place).heldout for place in range(len(self.layouts))]
+        batches = {id(each): heldout_batches(each, batch_size, device) for each in {id(r): r for r in rows}.values()}
+        return [batches[id(each)] for each in rows]
 
     def _frames(self, saved: Checkpoint | None) -> list[HeadFrame | None]:
         """Return the frozen part of every type's head branch: as saved, else by alignment."""

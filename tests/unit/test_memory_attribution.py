@@ -53,6 +53,7 @@ def federation(lm: nn.Module, *, in_lock_step: bool = False, num_ranks: int = 1)
         channel=SimpleNamespace(num_ranks=num_ranks),
         device=CPU,
         data=SimpleNamespace(train=(rows(2), rows(0)), heldout=rows(1)),
+        data_of_type=(),
         public=rows(3),
     )
 

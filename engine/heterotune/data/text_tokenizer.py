@@ -1,4 +1,4 @@
-"""The fleet's one tokenizer: what the models were trained with, and nothing that adds to the text on the way."""
+"""A tokenizer of the fleet: what its models were trained with, and nothing that adds to the text on the way."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from heterotune.errors import DataError, ModelError
+from heterotune.errors import DataError
 from heterotune.fleet.model_source import EMBEDDED_PREFIX, RANDOM_PREFIX, embedded_root
-from heterotune.fleet.model_types import ModelType
 from heterotune.plain_files import MAX_JSON_BYTES, in_home, is_folder, is_plain_file, read_small_text
 
 _MAX_TOKENIZER_BYTES = 256 << 20  # the largest vocabularies in use take about 35 MB
@@ -74,44 +73,6 @@ def load_tokenizer(reference: str | Path) -> TextTokenizer:
         bos_id=_token_id(backend, settings.get("bos_token")),
         digest=_digest(backend),
     )
-
-
-def load_fleet_tokenizer(model_types: Sequence[ModelType], override: str | None = None) -> TextTokenizer:
-    """Load the one tokenizer of a fleet: the one beside its models, or the one the run file names.
-
-    Model types share an output space, so tokenizers that differ are refused.
-
-    Args:
-        model_types: The fleet.
-        override: `data.tokenizer` of the run file.
-
-    Raises:
-        DataError: If a tokenizer is missing or unreadable.
-        ModelError: If tokenizers differ, or a model's vocabulary is smaller than the tokenizer's.
-    """
-    if override is not None:
-        tokenizers = dict.fromkeys((m.name for m in model_types), load_tokenizer(override))
-    else:
-        tokenizers = {m.name: load_tokenizer(_reference_of(m)) for m in model_types}
-    first = next(iter(tokenizers.values()))
-    if len({tokenizer.digest for tokenizer in tokenizers.values()}) > 1:
-        digests = ", ".join(f"{name} {tokenizer.digest[:8]}" for name, tokenizer in tokenizers.items())
-        raise ModelError(
-            f"The model types' tokenizers differ ({digests}), so they share no output space. "
-            "Use models with one tokenizer, or give data.tokenizer one that suits all."
-        )
-    for model_type in model_types:
-        if model_type.vocab_size < first.vocab_size:
-            raise ModelError(
-                f"{model_type.name}: its vocabulary of {model_type.vocab_size} is smaller than the tokenizer's "
-                f"{first.vocab_size} tokens. Give data.tokenizer the tokenizer that this model was trained with."
-            )
-    return first
-
-
-def _reference_of(model_type: ModelType) -> str | Path:
-    source = model_type.source
-    return source.reference if source.reference.startswith(EMBEDDED_PREFIX) or not source.folder else source.folder
 
 
 def _find(reference: str) -> Path:

@@ -35,7 +35,7 @@ def architecture_problem(llama: Mapping[str, Any]) -> str | None:
     return None
 
 
-def is_sequence_dependent(llama: Mapping[str, Any]) -> int | None:
+def longest_independent_row(llama: Mapping[str, Any]) -> int | None:
     """Return the longest row, in tokens, up to which positions do not depend on rows that ran before; None = any.
 
     Dynamic RoPE scaling keeps the frequencies of the longest row since the last short one, so beyond that length a

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from heterotune.config.schema import FleetEntry
-from heterotune.data.text_tokenizer import TextTokenizer, load_fleet_tokenizer, load_tokenizer
-from heterotune.errors import DataError, ModelError
+from heterotune.data.text_tokenizer import TextTokenizer, load_tokenizer
+from heterotune.errors import DataError
 from heterotune.fleet.model_source import embedded_root
-from heterotune.fleet.model_types import ModelType, read_model_types
-
-
-@pytest.fixture
-def fleet() -> tuple[ModelType, ...]:
-    names = ("small", "large")
-    return read_model_types(tuple(FleetEntry(name=name, model=f"embedded:{name}", clients=1) for name in names))
 
 
 @pytest.fixture
@@ -113,29 +104,3 @@ def test_a_hub_tokenizer_that_cannot_be_fetched_is_named(monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(DataError, match=r"owner/name: no local tokenizer, and none .*\(offline\)"):
         load_tokenizer("owner/name")
-
-
-def test_a_fleet_has_one_tokenizer(
-    fleet: tuple[ModelType, ...], folder: Path, embedded_tokenizer: TextTokenizer
-) -> None:
-    assert load_fleet_tokenizer(fleet).digest == embedded_tokenizer.digest
-    assert load_fleet_tokenizer(fleet, override=str(folder)).digest == embedded_tokenizer.digest
-
-
-def test_tokenizers_that_differ_are_refused(fleet: tuple[ModelType, ...], folder: Path) -> None:
-    backend = load_tokenizer(folder).backend
-    backend.add_tokens(["<answer>"])
-    backend.save(str(folder / "tokenizer.json"))
-    other = dataclasses.replace(
-        fleet[1], source=dataclasses.replace(fleet[1].source, reference=str(folder), folder=folder)
-    )
-    with pytest.raises(
-        ModelError, match=r"tokenizers differ \(small \w{8}, large \w{8}\), so they share no output space"
-    ):
-        load_fleet_tokenizer((fleet[0], other))
-
-
-def test_a_model_with_too_small_a_vocabulary_is_refused(fleet: tuple[ModelType, ...]) -> None:
-    tiny = dataclasses.replace(fleet[1], vocab_size=512)
-    with pytest.raises(ModelError, match=r"large: its vocabulary of 512 is smaller than the tokenizer's 2048 tokens"):
-        load_fleet_tokenizer((fleet[0], tiny))
