@@ -39,7 +39,7 @@ def run_yaml(tmp_path: Path) -> Path:
     read_model(read_model_types((random,))[0], "fp32").save_pretrained(model)
     shutil.copy(embedded_root() / "tokenizer_config.json", model)
     backend = load_tokenizer("embedded:small").backend
-    backend.add_tokens(["e", "self"])
+    backend.add_tokens(["the value", "is self"])
     backend.save(str(model / "tokenizer.json"))
     fleet = [
         {"name": "a", "model": f"random:{SHAPE},vocab_size=2048", "clients": 3},
