@@ -16,7 +16,7 @@ from heterotune.backbone.mapped import give_back_memory, mappable_files, write_m
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.roll_call import nodes_of_ranks
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
-from heterotune.config.schema import RunConfig
+from heterotune.config.schema import NO_QUANTIZATION, RunConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.tokenizing import Rows
 from heterotune.fleet.clients import Client
@@ -75,7 +75,7 @@ def load_backbones(
     if ds_config is not None:
         _count_gathers(channel)
     files: list[tuple[Path, ...] | None] = [None] * len(model_types)
-    if ds_config is None and channel.num_ranks > 1:
+    if ds_config is None and chosen.quantize == NO_QUANTIZATION and channel.num_ranks > 1:
         files = _write_mapped(model_types, dtype, channel, scratch)
     group = None if ds_config is None else _shard_group(config, channel)
     backbones = tuple(
@@ -86,6 +86,7 @@ def load_backbones(
             checkpointing=chosen.checkpointing,
             device=device,
             mapped=paths,
+            quantize=chosen.quantize,
             group=group,
         )
         for model_type, paths in zip(model_types, files, strict=True)

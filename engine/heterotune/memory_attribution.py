@@ -9,6 +9,7 @@ from torch import Tensor
 from heterotune.adapters.bank import HeadFrame
 from heterotune.aggregation.round_sums import RoundSums
 from heterotune.backbone.load import Backbone
+from heterotune.backbone.quantized import quantization_states
 from heterotune.data.tokenizing import Rows
 from heterotune.downlink import Downlink
 from heterotune.federation import Federation
@@ -34,7 +35,7 @@ def attribute_federation(memory: MemoryRecorder, federation: Federation) -> None
         memory.modules |= {backbone.lm: ACTIVATIONS, backbone.lm.head: LOGITS}
     if federation.backbones[0].in_lock_step:
         _attribute_sharded(memory, federation.backbones)
-    elif federation.channel.num_ranks > 1 and federation.device.type == "cpu":
+    elif federation.backbones[0].is_mapped:
         _attribute_mapped(memory, federation.backbones)
     else:
         for weight in _weights(federation.backbones):
@@ -97,7 +98,9 @@ def _attribute_mapped(memory: MemoryRecorder, backbones: Sequence[Backbone]) -> 
 
 
 def _weights(backbones: Sequence[Backbone]) -> Iterable[Tensor]:
-    return (weight for backbone in backbones for weight in backbone.lm.parameters())
+    for backbone in backbones:
+        yield from backbone.lm.parameters()
+        yield from quantization_states(backbone.lm)
 
 
 def _follow_rows(memory: MemoryRecorder, rows: Rows) -> None:

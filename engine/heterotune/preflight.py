@@ -16,10 +16,10 @@ from heterotune.data.fleet_tokenizers import load_fleet_tokenizers, rows_of_type
 from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import Rows
 from heterotune.errors import ConfigError, DataError, ModelError
-from heterotune.fleet.architectures import longest_independent_row
 from heterotune.fleet.clients import Client, cohort_counts, enlist_clients, populations
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
+from heterotune.model_checks import has_head, model_problems, tokenizer_problems
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def check(config: RunConfig) -> CheckedRun:
         ConfigError: If a round has too few clients for what is asked of them.
     """
     model_types = read_model_types(config.fleet)
-    problems = [*_head_problems(config, model_types), *_position_problems(config, model_types)]
+    problems = model_problems(config, model_types)
     tokenizers = load_fleet_tokenizers(model_types, config.data.tokenizer)
     problems += [] if problems else tokenizer_problems(config, model_types, [each.digest for each in tokenizers])
     if problems:
@@ -130,89 +130,6 @@ def with_counted_classes(config: RunConfig, label_names: Sequence[str]) -> RunCo
         raise DataError(f"fedproto.num_classes = {wanted}, and the data has {found} labels. Raise it, or set auto.")
     picked = config.fedproto.model_copy(update={"num_classes": found if wanted == "auto" else wanted})
     return config.model_copy(update={"fedproto": picked})
-
-
-def has_head(config: RunConfig) -> bool:
-    """Return whether any strategy of the run shares a branch at the head."""
-    return "heterotune" in (config.strategy, *config.compare_with) and config.heterotune.head_rank > 0
-
-
-def _head_problems(config: RunConfig, model_types: tuple[ModelType, ...]) -> list[str]:
-    """The head branch needs one vocabulary, and ranks that the models are wide enough for."""
-    if not has_head(config):
-        return []
-    options = config.heterotune
-    problems = []
-    sizes = sorted({model_type.vocab_size for model_type in model_types})
-    if len(sizes) > 1:
-        problems.append(
-            f"heterotune.head_rank: the model types' vocabularies differ ({', '.join(map(str, sizes))} tokens), so "
-            "they cannot share a branch at the head. Use models with one vocabulary, or set heterotune.head_rank to 0."
-        )
-    narrowest = min(model_types, key=lambda model_type: model_type.width)
-    if options.head_rank > narrowest.width:
-        problems.append(
-            f"heterotune.head_rank = {options.head_rank} is more than the width {narrowest.width} of {narrowest.name}. "
-            "Lower it."
-        )
-    widths = sum(model_type.width for model_type in model_types)
-    if options.head_basis > min(widths, sizes[0]):
-        problems.append(
-            f"heterotune.head_basis = {options.head_basis} is more than the output embeddings can span, "
-            f"{min(widths, sizes[0])}. Lower it."
-        )
-    return problems
-
-
-def tokenizer_problems(config: RunConfig, model_types: Sequence[ModelType], digests: Sequence[str]) -> list[str]:
-    """Find methods that share a tensor between model types whose tokenizers differ.
-
-    A token's number means something else there, and so does whatever was trained on it. Methods that share within a
-    model type only (such as fedavg_lora) let every type have a tokenizer of its own.
-
-    Args:
-        config: The run.
-        model_types: The fleet.
-        digests: Of each model type's tokenizer; equal ones mean one output space.
-    """
-    if len(set(digests)) == 1:
-        return []
-    problems = []
-    for method in (config.strategy, *config.compare_with):
-        holders: dict[str, list[int]] = {}
-        for place, model_type in enumerate(model_types):
-            for spec in adapter_layout(method, config, model_type, model_types).tensors:
-                if spec.scope != "client":
-                    holders.setdefault(spec.key, []).append(place)
-        shared = {key: places for key, places in holders.items() if len({digests[place] for place in places}) > 1}
-        if shared:
-            key, places = next(iter(shared.items()))
-            who = ", ".join(f"{model_types[place].name} {digests[place][:8]}" for place in places)
-            problems.append(
-                f"strategy {method} shares {key} between model types whose tokenizers differ ({who}), so they share no "
-                f"output space. Use models with one tokenizer, give data.tokenizer one that suits all, "
-                f"{_without_sharing(method)}or use a method that shares within a model type only, such as fedavg_lora."
-            )
-    return problems
-
-
-def _without_sharing(method: str) -> str:
-    """Say what of a method's options keeps types apart."""
-    return "set heterotune.head_rank to 0 and remove siblings_of, " if method == "heterotune" else ""
-
-
-def _position_problems(config: RunConfig, model_types: Sequence[ModelType]) -> list[str]:
-    """Rows must be so short that a model's positions do not depend on the rows before."""
-    problems = []
-    for model_type in model_types:
-        longest = longest_independent_row(model_type.source.llama)
-        if longest is not None and config.data.max_tokens > longest:
-            problems.append(
-                f"data.max_tokens = {config.data.max_tokens} is more than the {longest} positions up to which the "
-                f"dynamic RoPE scaling of {model_type.name} does not depend on the rows before. Lower it, or use a "
-                "model with another scaling."
-            )
-    return problems
 
 
 def public_rows(checked: CheckedRun) -> Rows | None:

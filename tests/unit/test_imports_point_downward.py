@@ -42,6 +42,7 @@ LEVELS = (
         "journal",
         "leaving",
         "memory_attribution",
+        "model_checks",
         "preflight",
         "progress_record",
         "protection",

@@ -11,8 +11,7 @@ from heterotune.config.load import parse_run
 from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError, DataError
 from heterotune.fleet.clients import Client
-from heterotune.fleet.model_types import read_model_types
-from heterotune.preflight import _position_problems, check_protection, tokenizer_problems, with_counted_classes
+from heterotune.preflight import check_protection, with_counted_classes
 
 TYPES = (SimpleNamespace(name="small", index=0), SimpleNamespace(name="large", index=1))
 CLIENTS = tuple(Client(number, number // 6, 10) for number in range(12) if number != 3)
@@ -61,42 +60,3 @@ def test_the_data_says_how_many_classes_there_are() -> None:
         with_counted_classes(proto, ())
     with pytest.raises(DataError, match="fedproto.num_classes = 5, and the data has 6 labels. Raise it, or set auto."):
         with_counted_classes(wider, tuple("abcdef"))
-
-
-DIGESTS = ("a" * 64, "b" * 64)
-
-
-def with_method(strategy: str, **changes: object) -> RunConfig:
-    return config(strategy=strategy, **changes)
-
-
-@pytest.mark.parametrize("strategy", ["fedavg_lora", "fedavg_full", "heterotune"])
-def test_methods_that_share_within_a_type_only_take_two_tokenizers(strategy: str) -> None:
-    chosen = with_method(strategy, heterotune={"head_rank": 0})
-    assert tokenizer_problems(chosen, read_model_types(chosen.fleet), DIGESTS) == []
-
-
-def test_a_shared_head_needs_one_tokenizer() -> None:
-    chosen = with_method("fedavg_lora", compare_with=["heterotune"])
-    fleet = read_model_types(chosen.fleet)
-    assert tokenizer_problems(chosen, fleet, DIGESTS[:1] * 2) == []
-    (problem,) = tokenizer_problems(chosen, fleet, DIGESTS)
-    assert problem.startswith("strategy heterotune shares fleet/head")
-    assert "(small aaaaaaaa, large bbbbbbbb), so they share no output space" in problem
-    assert "set heterotune.head_rank to 0 and remove siblings_of, or use a method" in problem
-
-
-def test_dynamic_rope_takes_no_rows_that_change_it() -> None:
-    def fleet(rope: dict[str, object]) -> tuple[SimpleNamespace, ...]:
-        source = SimpleNamespace(llama={"model_type": "llama", "max_position_embeddings": 64, **rope})
-        return (SimpleNamespace(name="small", source=source),)
-
-    chosen = config(data={"source": "embedded:stdlib", "max_tokens": 65})
-    told = "data.max_tokens = 65 is more than the 64 positions up to which the dynamic RoPE scaling of small"
-    for spelling in ({"rope_scaling": {"type": "dynamic"}}, {"rope_parameters": {"rope_type": "dynamic"}}):
-        (problem,) = _position_problems(chosen, fleet(spelling))
-        assert problem.startswith(told)
-        short = config(data={"source": "embedded:stdlib", "max_tokens": 64})
-        assert _position_problems(short, fleet(spelling)) == []
-    assert _position_problems(chosen, fleet({"rope_scaling": None})) == []
-    assert _position_problems(chosen, fleet({"rope_scaling": {"rope_type": "yarn"}})) == []

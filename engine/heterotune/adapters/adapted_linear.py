@@ -31,6 +31,21 @@ def adapted_linear(
     return _AdaptedLinear.apply(x, weight, bias, down_KrI, up_KOr, scale)
 
 
+def branch_beside(output: Tensor, x: Tensor, down_KrI: Tensor, up_KOr: Tensor, scale: float) -> Tensor:
+    """Return output + scale · U V x: for frozen linears that compute by themselves, such as those with 4-bit weights.
+
+    Args:
+        output: W x + b, shape (..., O).
+        x: Input, as for `adapted_linear`; so are V, U and the scale.
+        down_KrI: V of each client.
+        up_KOr: U of each client.
+        scale: Factor on the branch.
+    """
+    rows_KNI = x.reshape(down_KrI.shape[0], -1, x.shape[-1])
+    low_KNr = torch.bmm(rows_KNI, down_KrI.transpose(1, 2)) * scale
+    return output + torch.bmm(low_KNr, up_KOr.transpose(1, 2)).view_as(output)
+
+
 class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, down_KrI, up_KOr, scale):

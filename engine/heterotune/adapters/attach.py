@@ -11,9 +11,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from heterotune.adapters.adapted_linear import adapted_linear
+from heterotune.adapters.adapted_linear import adapted_linear, branch_beside
 from heterotune.adapters.bank import Bank
 from heterotune.adapters.dense_modules import dense_forward
 from heterotune.adapters.layout import AdapterLayout, Branch
@@ -70,8 +69,10 @@ class AttachedAdapter:
     def _forward(self, linear: nn.Linear, branches: Sequence[Branch]) -> Callable[[Tensor], Tensor]:
         def forward(x_RTD: Tensor) -> Tensor:
             if self.bank is None:
-                return F.linear(x_RTD, linear.weight, linear.bias)
+                return type(linear).forward(linear, x_RTD)
             down, up, scale = side_by_side(branches, self.bank, x_RTD.dtype)
+            if type(linear) is not nn.Linear:
+                return branch_beside(type(linear).forward(linear, x_RTD), x_RTD, down, up, scale)
             return adapted_linear(x_RTD, linear.weight, linear.bias, down, up, scale)
 
         return forward

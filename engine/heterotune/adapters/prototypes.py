@@ -17,13 +17,13 @@ def fedproto_layout(options: FedprotoOptions, model_type: ModelType) -> AdapterL
     """Return a personal LoRA, a projection to features of one width, and a prototype for every class.
 
     The projection is the sum of a constant, the same for all clients of a model type, and a part that a client trains;
-    so features of one model type mean the same from the first round on. `options.num_classes` must be a number.
+    so features of one model type mean the same from the first round on.
     """
-    assert isinstance(options.num_classes, int), "the data says how many classes there are"
     rank = model_type.adapter_rank or options.adapter_rank
     branch = LoraBranch("client", "client", rank, options.adapter_alpha)
     rows = list(lora_table(model_type, target_linears(options.targets), branch, group_prefix="lora"))
-    shape, classes = (options.feature_width, model_type.width), options.num_classes
+    shape = (options.feature_width, model_type.width)
+    classes = 1 if options.num_classes == "auto" else options.num_classes  # checks come before the data is read
     owner = f"type/{model_type.name}/{PROJECTION}"
     tensors = (
         *(tensor for _, tensors in rows for tensor in tensors),

@@ -17,6 +17,8 @@ from heterotune.backbone.block_reading import filled_blocks
 from heterotune.backbone.frozen_lm import FrozenLM
 from heterotune.backbone.groups import spell_ranks
 from heterotune.backbone.mapped import map_model
+from heterotune.backbone.quantized import quantize_linears
+from heterotune.config.schema import NO_QUANTIZATION
 from heterotune.fleet.model_types import ModelType
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Backbone:
         in_lock_step: Ranks share it (ZeRO-3), so every rank of the group must make the same sequence of passes.
         mpi_ranks: The ranks that share this copy, in order; empty where none is shared.
         group: The same ranks as a process group; None where none is shared.
+        is_mapped: Its weights are pages of files, which other ranks of the node may share.
     """
 
     model_type: ModelType
@@ -46,6 +49,7 @@ class Backbone:
     in_lock_step: bool
     mpi_ranks: tuple[int, ...] = ()
     group: ShardGroup | None = None
+    is_mapped: bool = False
 
     @property
     def llama(self) -> nn.Module:
@@ -85,6 +89,7 @@ def load_backbone(
     checkpointing: bool,
     device: torch.device,
     mapped: Sequence[Path] | None = None,
+    quantize: str = NO_QUANTIZATION,
     group: ShardGroup | None = None,
 ) -> Backbone:
     """Load, freeze and (with a DeepSpeed configuration) shard a model. Every rank must call this, in fleet order.
@@ -96,6 +101,7 @@ def load_backbone(
         checkpointing: Recompute activations in the backward pass instead of keeping them.
         device: Where this rank computes.
         mapped: Files to map a plain replica from, see `mapped.py`; None reads the model into this rank's memory.
+        quantize: 4-bit kind of a plain replica that is not mapped; see `read_model`.
         group: The ranks that share a sharded copy; None = all ranks of the job.
 
     Raises:
@@ -103,8 +109,13 @@ def load_backbone(
     """
     torch_dtype = DTYPES[dtype]
     if ds_config is None:
-        plain = read_model(model_type, dtype) if mapped is None else map_model(model_type.source, mapped, torch_dtype)
-        return Backbone(model_type, _frozen(plain, checkpointing).to(device), device, in_lock_step=False)
+        if mapped is None:
+            plain = read_model(model_type, dtype, quantize, device)
+        else:
+            plain = map_model(model_type.source, mapped, torch_dtype)
+        is_mapped = mapped is not None and device.type == "cpu"
+        lm = _frozen(plain, checkpointing).to(device)
+        return Backbone(model_type, lm, device, in_lock_step=False, is_mapped=is_mapped)
     from heterotune.backbone import zero3
     from heterotune.backbone.shard_group import whole_job
     from heterotune.backbone.sharded_reading import read_sharded
@@ -128,14 +139,23 @@ def _frozen(lm: PreTrainedModel, checkpointing: bool) -> FrozenLM:
     return FrozenLM(lm)
 
 
-def read_model(model_type: ModelType, dtype: str) -> PreTrainedModel:
+def read_model(
+    model_type: ModelType, dtype: str, quantize: str = NO_QUANTIZATION, device: torch.device | None = None
+) -> PreTrainedModel:
     """Read a model's weights into this rank's memory, or draw them if it is `random:`.
+
+    Args:
+        model_type: What to read.
+        dtype: fp32, bf16 or fp16.
+        quantize: none, or the 4-bit kind that the linears of the layers become, one layer after the other.
+        device: Where 4-bit weights go; None = the CPU.
 
     Raises:
         ModelError: If its configuration is no LLaMA's, or a file can no longer be read.
     """
     lm = lm_on_meta(model_type.source, DTYPES[dtype])
-    for _ in filled_blocks(lm, model_type):
-        pass
+    for name, block in filled_blocks(lm, model_type):
+        if quantize != NO_QUANTIZATION and name.startswith("model.layers."):
+            quantize_linears(block, quantize, device or torch.device("cpu"))
     tie_head(lm)
     return lm

@@ -200,6 +200,9 @@ class CohortConfig(Section):
         return self
 
 
+NO_QUANTIZATION = "none"
+
+
 class BackboneConfig(Section):
     """How the frozen LLaMAs are held in memory."""
 
@@ -209,6 +212,8 @@ class BackboneConfig(Section):
     """MPI ranks that share one sharded copy of a backbone: all, those of a node, or each rank its own."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Type of the backbone's weights; "auto" = fp32 on CPU, bf16 on GPU."""
+    quantize: Literal["none", "nf4", "fp4"] = "none"
+    """4-bit weights in the layers' linears, by bitsandbytes (extra `bnb`); needs ds_config: none. "none" = as dtype."""
     checkpointing: Flag = False
     """Recompute activations in the backward pass: less memory, more time."""
 
@@ -220,6 +225,14 @@ class BackboneConfig(Section):
                 f"group = {self.group} shares sharded copies, but ds_config = {NO_DEEPSPEED} gives every rank a replica"
             )
             raise ValueError(f"{text}. Drop group, or name a DeepSpeed JSON such as zero3_cpu.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_quantize(self) -> BackboneConfig:
+        """ZeRO-3 shards numbers, not 4-bit blocks with their scales."""
+        if self.quantize != NO_QUANTIZATION and self.ds_config != NO_DEEPSPEED:
+            text = f"quantize = {self.quantize} is for plain replicas, but ds_config = {self.ds_config} shards weights"
+            raise ValueError(f"{text}. Set ds_config to {NO_DEEPSPEED}, or drop quantize.")
         return self
 
 
