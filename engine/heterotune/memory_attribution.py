@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from heterotune.adapters.bank import HeadFrame
@@ -105,4 +106,5 @@ def _weights(backbones: Sequence[Backbone]) -> Iterable[Tensor]:
 
 def _follow_rows(memory: MemoryRecorder, rows: Rows) -> None:
     for array in (rows.input_ids, rows.targets, rows.lengths):
-        memory.holdings.follow(DATA, array)
+        if not isinstance(array, np.memmap):  # the system pages a mapped file in and out as it likes
+            memory.holdings.follow(DATA, array)

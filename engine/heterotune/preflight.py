@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.protection_checks import cohort_problems
 from heterotune.config.schema import RunConfig
-from heterotune.data.clients_data import FederatedData, build_federated_data, build_public_rows
+from heterotune.data.clients_data import FederatedData, build_public_rows
 from heterotune.data.fleet_tokenizers import load_fleet_tokenizers, rows_of_types
+from heterotune.data.row_cache import federated_data
 from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import Rows
 from heterotune.errors import ConfigError, DataError, ModelError
@@ -65,11 +66,11 @@ def check(config: RunConfig) -> CheckedRun:
     problems += [] if problems else tokenizer_problems(config, model_types, [each.digest for each in tokenizers])
     if problems:
         raise ModelError("\n".join(problems))
-    num_clients = sum(model_type.num_clients for model_type in model_types)
+    type_of_client = [model_type.name for model_type in model_types for _ in range(model_type.num_clients)]
     data_of_type = rows_of_types(
         model_types,
         tokenizers,
-        lambda each: build_federated_data(config.data, config.evaluate, each, num_clients, run_seed=config.seed),
+        lambda each: federated_data(config.data, config.evaluate, each, type_of_client, run_seed=config.seed),
     )
     config = with_counted_classes(config, data_of_type[0].label_names)
     clients = enlist_clients(model_types, [len(rows) for rows in data_of_type[0].train])

@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from heterotune.config.schema import PartitionConfig
 from heterotune.data.batches import batches
-from heterotune.data.corpora import Document
+from heterotune.data.document import Document
+from heterotune.data.facts import facts_of
 from heterotune.data.partition import partition
 from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import Rows, make_rows
 
-CONFIGS = st.builds(PartitionConfig, by=st.sampled_from(["natural", "iid", "dirichlet"]), alpha=st.floats(0.01, 100.0))
+TYPES = ("small", "large")
+CONFIGS = st.builds(
+    PartitionConfig,
+    by=st.sampled_from(["natural", "iid", "dirichlet", "pathological", "quantity", "task"]),
+    alpha=st.floats(0.01, 100.0),
+    labels_per_client=st.integers(1, 3),
+    sizes=st.sampled_from(["dirichlet", "power_law"]),
+    exponent=st.floats(0.0, 5.0),
+    within=st.sampled_from(["iid", "dirichlet"]),
+) | st.builds(
+    PartitionConfig,
+    by=st.just("model_type"),
+    holds=st.just({"small": ("A", "B", "C", "D", "E", "F", "G", "H")}),
+    within=st.sampled_from(["iid", "dirichlet"]),
+)
 SEEDS = st.integers(0, 2**63 - 1)
 
 
 @st.composite
 def corpora(draw: st.DrawFn) -> list[Document]:
     owners = draw(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60))
-    return [Document(owner, owner.upper(), text=f"{i}" * (1 + i % 7)) for i, owner in enumerate(owners)]
+    return [Document(owner, owner.upper(), text=f"{i}" * (1 + i % 7), task=owner) for i, owner in enumerate(owners)]
 
 
 @given(documents=corpora(), num_clients=st.integers(1, 40), config=CONFIGS, seed=SEEDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 def test_every_document_goes_to_exactly_one_client(
     documents: list[Document], num_clients: int, config: PartitionConfig, seed: int
 ) -> None:
-    parts = partition(documents, num_clients, config, seed=seed)
+    facts = facts_of(documents)
+    if config.by == "pathological":
+        num_labels = len(facts.strata.names)
+        assume(config.labels_per_client <= num_labels <= config.labels_per_client * num_clients)
+    types = [TYPES[client_id % 2] for client_id in range(num_clients)]
+    if config.by == "model_type":
+        config = config.model_copy(update={"holds": {"small": facts.strata.names}})
+    numbers = partition(facts, num_clients, config, seed=seed, type_of_client=types)
+    again = partition(facts_of(documents), num_clients, config, seed=seed, type_of_client=types)
+    assert [part.tolist() for part in numbers] == [part.tolist() for part in again]
+    assert sorted(number for part in numbers for number in part.tolist()) == list(range(len(documents)))
+    assert all(part.tolist() == sorted(part.tolist()) for part in numbers)
+    parts = [[documents[number] for number in part] for part in numbers]
     assert len(parts) == num_clients
-    assert Counter(id(document) for part in parts for document in part) == Counter(map(id, documents))
+    if config.by == "pathological":
+        assert all(len({document.label for document in part}) <= config.labels_per_client for part in parts)
     if config.by == "natural":
         owners = [owner for part in parts for owner in {document.key for document in part}]
         assert len(owners) == len(set(owners))
     if config.by == "natural" and len({document.key for document in documents}) >= num_clients:
         assert all(parts)
-    if config.by == "iid" and len(documents) >= num_clients:
+    if config.by in ("iid", "quantity") and len(documents) >= num_clients:
         assert all(parts)
 
 

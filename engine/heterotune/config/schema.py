@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from heterotune.config.cross_checks import cross_field_problems
+from heterotune.config.data_options import DataConfig, PartitionConfig
 from heterotune.config.deepspeed_json import NO_DEEPSPEED
 from heterotune.config.fault_options import AggregateOptions, MisbehaviourOptions, UpdateLimits
 from heterotune.config.field_types import (
@@ -19,8 +20,6 @@ from heterotune.config.field_types import (
     Integer,
     Name,
     NotNegative,
-    Number,
-    Positive,
     Section,
     Share,
     StrategyName,
@@ -38,6 +37,7 @@ from heterotune.config.method_options import (
 from heterotune.config.methods import METHODS, Needs
 from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
 from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
+from heterotune.config.row_fields import PromptFields, TextFields
 
 __all__ = [
     "BackboneConfig",
@@ -99,76 +99,6 @@ class FleetEntry(Section):
     def adapter_rank_under(self, options: HeterotuneOptions | FedavgLoraOptions) -> int:
         """Return the LoRA rank of this model type under a strategy's options."""
         return options.adapter_rank if self.adapter_rank is None else self.adapter_rank
-
-
-class TextFields(Section):
-    """Rows of free text."""
-
-    text: Text
-    """Name of the field that holds the text."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_one_kind(cls, given: Any) -> Any:
-        """Rows are of one kind."""
-        if isinstance(given, dict) and given.keys() & {"prompt", "response"}:
-            raise ValueError("text excludes prompt and response. Give {text: name} or {prompt: name, response: name}.")
-        return given
-
-
-class PromptFields(Section):
-    """Rows of a prompt and its response; the loss is taken on the response."""
-
-    prompt: Text
-    """Name of the field that holds the prompt."""
-    response: Text
-    """Name of the field that holds the response."""
-
-
-def _fields_kind(given: Any) -> str:
-    """Tell by its key which kind of rows a `fields` mapping describes."""
-    is_text = isinstance(given, TextFields) or (isinstance(given, dict) and "text" in given)
-    return "TextFields" if is_text else "PromptFields"
-
-
-RowFields = Annotated[
-    Annotated[TextFields, Tag("TextFields")] | Annotated[PromptFields, Tag("PromptFields")],
-    Discriminator(_fields_kind),
-]
-
-
-class PartitionConfig(Section):
-    """How the documents are divided among the clients."""
-
-    by: Literal["natural", "iid", "dirichlet"] = "natural"
-    """By natural owner, independently at random, or by Dirichlet shares of each label."""
-    key: Text | None = None
-    """Row field with the owner (natural) or the label (dirichlet); null = the corpus's own."""
-    alpha: Positive = 0.3
-    """Dirichlet concentration, above 0; small = skewed."""
-
-
-class DataConfig(Section):
-    """Which text the clients hold."""
-
-    source: Text
-    """"embedded:stdlib", a .json/.jsonl/.txt/.csv/.parquet file, a folder of such files, or a hub id."""
-    fields: RowFields | None = None
-    """{text: name} or {prompt: name, response: name}; null for embedded text and plain text files."""
-    partition: PartitionConfig = PartitionConfig()
-    """How the documents are divided among the clients."""
-    max_tokens: Annotated[Integer, Field(ge=8, le=2**20)] = 128
-    """Longest row in tokens, at least 8."""
-    heldout_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.1
-    """Share of each client's rows kept for evaluation, above 0 and at most 0.5."""
-    max_rows_per_client: Count | None = None
-    """Most training rows of a client, at least 1; null = all."""
-    empty_client: Literal["error", "drop"] = "error"
-    """What to do with a client that gets no rows."""
-    public: Text | None = None
-    """Public text for the alignment, a source like `source`; null = the embedded public modules."""
-    tokenizer: Text | None = None
-    """Folder, file or hub id of the fleet's tokenizer; null = the one beside the models."""
 
 
 class CohortConfig(Section):

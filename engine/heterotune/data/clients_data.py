@@ -8,11 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heterotune.config.schema import DataConfig, EvaluateConfig
-from heterotune.data.corpora import Document, load_corpus, load_public
+from heterotune.config.data_options import DataConfig
+from heterotune.config.schema import EvaluateConfig
+from heterotune.data.corpora import load_public, load_test
+from heterotune.data.corpus import Corpus, in_memory, open_corpus
+from heterotune.data.document import Document
+from heterotune.data.facts import Facts
+from heterotune.data.heldout import Heldout, pool_split, rows_of_everybody, spread, with_owners
+from heterotune.data.holdings import Holding, holding
 from heterotune.data.partition import partition
+from heterotune.data.row_store import MemoryRows, RowStore
+from heterotune.data.rows import Rows
 from heterotune.data.text_tokenizer import TextTokenizer
-from heterotune.data.tokenizing import Rows, concatenate_rows, make_rows, make_rows_of
+from heterotune.data.tokenizing import Piece, make_rows, tokenise
 from heterotune.errors import DataError
 from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
 
@@ -31,6 +39,7 @@ class FederatedData:
         dropped: Clients without rows, under `data.empty_client: drop`.
         heldout_documents: The document of each held-out row; of text, the one in which the row begins.
         label_names: The classes of classification, which `Rows.labels` counts from 0; empty if there are none.
+        holdings: What each client holds, in numbers.
     """
 
     train: tuple[Rows, ...]
@@ -40,26 +49,25 @@ class FederatedData:
     dropped: tuple[int, ...]
     heldout_documents: tuple[Document, ...] = ()
     label_names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Share:
-    """Rows, and the document that each begins in."""
-
-    rows: Rows
-    documents: tuple[Document, ...]
-
-    def take(self, picks: np.ndarray) -> _Share:
-        return _Share(self.rows.take(picks), tuple(self.documents[i] for i in picks.tolist()))
+    holdings: tuple[Holding, ...] = ()
 
 
 def build_federated_data(
-    data: DataConfig, evaluate: EvaluateConfig, tokenizer: TextTokenizer, num_clients: int, *, run_seed: int
+    data: DataConfig,
+    evaluate: EvaluateConfig,
+    tokenizer: TextTokenizer,
+    num_clients: int,
+    *,
+    run_seed: int,
+    type_of_client: Sequence[str] = (),
+    store: RowStore | None = None,
 ) -> FederatedData:
     """Load, divide and tokenise the corpus.
 
     A client's rows come from its documents in an order drawn by the seed, as far as `max_rows_per_client` lets it; a
-    random `heldout_fraction` of the rows is held out, at least one row if the client has two.
+    random `heldout_fraction` of the rows is held out, at least one row if the client has two. With `heldout: pool` the
+    share is taken of all documents before they are divided; with `test` it is another source's, and belongs to the
+    client that holds its owner under `partition.by: natural`, else to nobody.
 
     Args:
         data: Section `data`.
@@ -67,36 +75,44 @@ def build_federated_data(
         tokenizer: The fleet's tokenizer.
         num_clients: Clients of the whole fleet.
         run_seed: The run's seed.
+        type_of_client: Name of each client's model type.
+        store: Keeps the training rows; None = in memory.
 
     Raises:
         DataError: If the corpus is missing or empty, a client has no rows and the policy is `error`, or nothing is left
             to evaluate on.
     """
-    parts = partition(load_corpus(data), num_clients, data.partition, seed=run_seed)
-    empty = tuple(client_id for client_id, documents in enumerate(parts) if not documents)
+    corpus = open_corpus(data)
+    taken, pool = pool_split(corpus.facts, data, run_seed)
+    facts = corpus.facts.take(taken)
+    parts = partition(facts, num_clients, data.partition, seed=run_seed, type_of_client=type_of_client)
+    parts = tuple(taken[part] for part in parts)
+    empty = tuple(client_id for client_id, part in enumerate(parts) if not len(part))
     if empty and data.empty_client == "error":  # before the others are tokenised
-        raise DataError(_empty_message(empty, parts, data))
-    label_names = _label_names(parts)
-    splits = [
-        _split(_client_rows(documents, data, tokenizer, label_names, client_id, run_seed), data, client_id, run_seed)
-        for client_id, documents in enumerate(parts)
-    ]
-    dropped = tuple(client_id for client_id, (train, _) in enumerate(splits) if not len(train.rows))
+        raise DataError(_empty_message(empty, parts, corpus.facts, data))
+    store = store or MemoryRows(data.max_tokens)
+    building = _Building(data, evaluate, tokenizer, corpus, store, run_seed)
+    clients = [building.client(client_id, part) for client_id, part in enumerate(parts)]
+    train = store.kept()
+    dropped = tuple(client_id for client_id, rows in enumerate(train) if not len(rows))
     if dropped and (data.empty_client == "error" or len(dropped) == num_clients):
-        raise DataError(_empty_message(dropped, parts, data))
-    heldout, heldout_clients = _spread([heldout for _, heldout in splits], evaluate.max_rows)
+        raise DataError(_empty_message(dropped, parts, corpus.facts, data))
+    keys = tuple(corpus.facts.keys.present(part) for part in parts)
+    heldout = building.of_everybody(pool, keys)
+    heldout = heldout or spread([client.heldout for client in clients], evaluate.max_rows)
     if not len(heldout.rows):
         raise DataError(
             "No client has two rows or more, so none can be held out for evaluation. Use more text, or fewer clients."
         )
     return FederatedData(
-        train=tuple(train.rows for train, _ in splits),
+        train=train,
         heldout=heldout.rows,
-        heldout_clients=heldout_clients,
-        keys=tuple(tuple(sorted({document.key for document in documents})) for documents in parts),
+        heldout_clients=heldout.clients,
+        keys=keys,
         dropped=dropped,
         heldout_documents=heldout.documents,
-        label_names=label_names,
+        label_names=corpus.facts.class_names,
+        holdings=tuple(client.holding for client in clients),
     )
 
 
@@ -118,58 +134,93 @@ def build_public_rows(data: DataConfig, tokenizer: TextTokenizer, *, num_tokens:
         max_rows *= 2  # rows with few targets each: short texts, or responses
 
 
-def _label_names(parts: Sequence[Sequence[Document]]) -> tuple[str, ...]:
-    """Return the classes: the labels of documents that have choices."""
-    return tuple(sorted({document.label for part in parts for document in part if document.choices and document.label}))
+@dataclass(frozen=True)
+class _ClientData:
+    heldout: Heldout
+    holding: Holding
 
 
-def _client_rows(
-    documents: Sequence[Document],
-    data: DataConfig,
-    tokenizer: TextTokenizer,
-    label_names: Sequence[str],
-    client_id: int,
-    run_seed: int,
-) -> _Share:
-    max_rows = data.max_rows_per_client
-    if max_rows is not None:  # it limits the training rows; those that will be held out come on top
-        max_rows = max(2, math.ceil(max_rows / (1 - data.heldout_fraction)))
-    order = generator(run_seed, NO_ROUND, client_id, "documents").permutation(len(documents)) if documents else ()
-    shuffled = [documents[i] for i in order]
-    rows, places = make_rows_of(
-        shuffled, tokenizer, max_tokens=data.max_tokens, max_rows=max_rows, label_names=label_names
-    )
-    return _Share(rows, tuple(shuffled[i] for i in places.tolist()))
+@dataclass(frozen=True)
+class _Building:
+    """What all clients' rows are made with."""
+
+    data: DataConfig
+    evaluate: EvaluateConfig
+    tokenizer: TextTokenizer
+    corpus: Corpus
+    store: RowStore
+    run_seed: int
+
+    def client(self, client_id: int, part: np.ndarray) -> _ClientData:
+        """Tokenise a client's documents and take its held-out rows away; what remains is kept."""
+        order = generator(self.run_seed, NO_ROUND, client_id, "documents").permutation(len(part)) if len(part) else []
+        numbers = part[np.asarray(order, dtype=np.int64)]
+        piece = self.store.collect(
+            tokenise(
+                self.corpus.read(numbers),
+                self.tokenizer,
+                max_tokens=self.data.max_tokens,
+                max_rows=self._max_rows(),
+                label_names=self.corpus.facts.class_names,
+                loss=self.data.loss,
+            )
+        )
+        train, heldout = self._split(len(piece.rows), client_id)
+        self.store.keep(piece.rows, train)
+        mine = self._heldout(piece, heldout, numbers, client_id)
+        return _ClientData(mine, holding(piece, train, numbers, self.corpus.facts))
+
+    def of_everybody(self, pool: np.ndarray, keys: Sequence[Sequence[str]]) -> Heldout | None:
+        """Return the held-out rows of the whole fleet; None if every client has its own."""
+        if self.data.test is not None:
+            corpus: Corpus = in_memory(load_test(self.data))
+            pool = np.arange(len(corpus.facts))
+        elif self.data.heldout == "pool":
+            corpus = self.corpus
+        else:
+            return None
+        heldout = rows_of_everybody(
+            corpus,
+            pool,
+            self.data,
+            self.tokenizer,
+            self.corpus.facts.class_names,
+            self.evaluate.max_rows,
+            self.run_seed,
+        )
+        return with_owners(heldout, keys) if self.data.partition.by == "natural" else heldout
+
+    def _max_rows(self) -> int | None:
+        """The cap is on training rows; those that will be held out come on top."""
+        max_rows = self.data.max_rows_per_client
+        if max_rows is None or self._has_global_heldout():
+            return max_rows
+        return max(2, math.ceil(max_rows / (1 - self.data.heldout_fraction)))
+
+    def _has_global_heldout(self) -> bool:
+        return self.data.test is not None or self.data.heldout == "pool"
+
+    def _split(self, num_rows: int, client_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of training rows and of held-out rows, each in the order of the text."""
+        if not num_rows or self._has_global_heldout():
+            return np.arange(num_rows), np.arange(0)
+        num_heldout = max(1, round(self.data.heldout_fraction * num_rows)) if num_rows > 1 else 0
+        order = generator(self.run_seed, NO_ROUND, client_id, "heldout").permutation(num_rows)
+        heldout, train = np.sort(order[:num_heldout]), np.sort(order[num_heldout:])
+        return train[: self.data.max_rows_per_client], heldout
+
+    def _heldout(self, piece: Piece, picks: np.ndarray, numbers: np.ndarray, client_id: int) -> Heldout:
+        """Return a client's held-out rows, no more than an evaluation can take."""
+        picks = picks[: self.evaluate.max_rows]
+        documents = tuple(self.corpus.read(numbers[piece.places[picks]]))
+        return Heldout(piece.rows.take(picks), documents, np.full(len(picks), client_id, dtype=np.int64))
 
 
-def _split(share: _Share, data: DataConfig, client_id: int, run_seed: int) -> tuple[_Share, _Share]:
-    """Return training rows and held-out rows, each in the order of the text."""
-    num_rows = len(share.rows)
-    if not num_rows:
-        return share, share
-    num_heldout = max(1, round(data.heldout_fraction * num_rows)) if num_rows > 1 else 0
-    order = generator(run_seed, NO_ROUND, client_id, "heldout").permutation(num_rows)
-    heldout, train = np.sort(order[:num_heldout]), np.sort(order[num_heldout:])
-    return share.take(train[: data.max_rows_per_client]), share.take(heldout)
-
-
-def _spread(heldout: Sequence[_Share], max_rows: int) -> tuple[_Share, np.ndarray]:
-    """Take held-out rows in turns, one from each client, until `max_rows` are taken; return them in client order."""
-    turns = sorted((turn, client_id) for client_id, share in enumerate(heldout) for turn in range(len(share.rows)))
-    taken = sorted((client_id, turn) for turn, client_id in turns[:max_rows])
-    clients = np.array([client_id for client_id, _ in taken], dtype=np.int64)
-    num_taken = np.bincount(clients, minlength=len(heldout))
-    parts = [share.take(np.arange(count)) for share, count in zip(heldout, num_taken, strict=True)]
-    documents = tuple(document for part in parts for document in part.documents)
-    return _Share(concatenate_rows([part.rows for part in parts]), documents), clients
-
-
-def _empty_message(dropped: Sequence[int], parts: Sequence[Sequence[Document]], data: DataConfig) -> str:
+def _empty_message(dropped: Sequence[int], parts: Sequence[np.ndarray], facts: Facts, data: DataConfig) -> str:
     names = ", ".join(map(str, dropped[:_NAMED_CLIENTS])) + (", ..." if len(dropped) > _NAMED_CLIENTS else "")
-    num_owners = len({document.key for part in parts for document in part})
     num_documents = sum(len(part) for part in parts)
     noun, verb = ("client", "has") if len(dropped) == 1 else ("clients", "have")
-    owners = f" of {num_owners} owners" if data.partition.by == "natural" else ""
+    owners = f" of {len(facts.keys.names)} owners" if data.partition.by == "natural" else ""
     return (
         f"{noun} {names} {verb} no data: {num_documents} documents{owners} for {len(parts)} clients. "
         "Use fewer clients or another data.partition, or set data.empty_client to drop."

@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from heterotune.config.nearest import suggestion
-from heterotune.config.schema import DataConfig, PartitionConfig, PromptFields, TextFields
-from heterotune.data.file_source import Table, read_tables
+from heterotune.config.data_options import DataConfig, PartitionConfig, SourceEntry, as_entries
+from heterotune.config.row_fields import ClassFields, RowFields, TextFields
+from heterotune.data.document import Document
+from heterotune.data.file_source import Table, in_root, read_tables
+from heterotune.data.label_groups import read_groups
+from heterotune.data.row_formats import FieldOf, RowFormat, class_labels
 from heterotune.data.stdlib_source import read_stdlib
 from heterotune.errors import DataError
 
+__all__ = ["Document", "TableReader", "load_corpus", "load_public", "load_test", "open_tables", "public_texts"]
+
 EMBEDDED_STDLIB = "embedded:stdlib"
+BY_LABEL = ("dirichlet", "pathological", "model_type")
+_ROLES = {"natural": "owner", "task": "task"}
+_PORTION = 2000  # rows that are read at once
 
 
 @dataclass(frozen=True)
-class Document:
-    """One document: free text, or a prompt with its response.
+class TableReader:
+    """A table and how its rows become documents."""
 
-    Attributes:
-        key: Its natural owner.
-        label: What a Dirichlet partition skews; None if the run asked for no label.
-        text: Free text, else None.
-        prompt: The prompt, else None.
-        response: The response, else None.
-        choices: Answers among which the response is one, for classification and multiple choice; else empty.
-    """
+    table: Table
+    format: RowFormat
 
-    key: str
-    label: str | None = None
-    text: str | None = None
-    prompt: str | None = None
-    response: str | None = None
-    choices: tuple[str, ...] = ()
-
-    @property
-    def num_characters(self) -> int:
-        """Length of everything in it."""
-        return len(self.text or "") + len(self.prompt or "") + len(self.response or "")
+    def documents(self) -> Iterator[list[Document | None]]:
+        """Yield all rows' documents in portions, in order; None for a row without text."""
+        for start in range(0, self.table.num_rows, _PORTION):
+            yield self.format.documents(self.table, slice(start, start + _PORTION))
 
 
 def load_corpus(config: DataConfig) -> tuple[Document, ...]:
@@ -50,14 +44,32 @@ def load_corpus(config: DataConfig) -> tuple[Document, ...]:
     Raises:
         DataError: If the source is missing, unreadable or empty, or lacks a field that the run file names.
     """
-    if config.source.startswith("embedded:"):
-        _check_embedded(config)
+    if is_embedded(config):
         return tuple(Document(file.unit, file.unit, text=file.text) for file in read_stdlib("private"))
-    tables = read_tables(config.source, setting="data.source")
-    documents = _documents(config.source, tables, config.fields, config.partition)
-    if not documents:
-        raise DataError(f"data.source = {config.source}: the corpus is empty; no row has text.")
-    return documents
+    return _all_documents(open_tables(config), f"data.source = {shown_source(config.sources)}: the corpus")
+
+
+def load_test(config: DataConfig) -> tuple[Document, ...]:
+    """Load the documents of `data.test`, with the row format and the classes of the clients' documents.
+
+    Raises:
+        DataError: As `load_corpus`.
+    """
+    assert config.test is not None
+    own = config.model_copy(update={"source": config.test})
+    given = _labels_of(config)
+    if isinstance(given, tuple) and isinstance(own.fields, ClassFields):
+        own = own.model_copy(update={"fields": own.fields.model_copy(update={"labels": given})})
+    readers = open_tables(own, setting="data.test")
+    return _all_documents(readers, f"data.test = {shown_source(own.sources)}: the test set")
+
+
+def _labels_of(config: DataConfig) -> tuple[str, ...] | None:
+    """Return the classes of the clients' documents where all sources have the same ones."""
+    if not isinstance(config.fields, ClassFields) or any(entry.fields is not None for entry in config.sources):
+        return None
+    readers = open_tables(config)
+    return readers[0].format.labels if readers else None
 
 
 def load_public(config: DataConfig) -> tuple[Document, ...]:
@@ -70,12 +82,8 @@ def load_public(config: DataConfig) -> tuple[Document, ...]:
         return tuple(Document(key="public", text=text) for text in public_texts())
     if config.public.startswith("embedded:"):
         raise DataError(f"data.public = {config.public}: no such embedded corpus. There is {EMBEDDED_STDLIB}.")
-    documents = _documents(
-        config.public, read_tables(config.public, setting="data.public"), config.fields, PartitionConfig(by="iid")
-    )
-    if not documents:
-        raise DataError(f"data.public = {config.public}: the public text is empty.")
-    return documents
+    own = config.model_copy(update={"source": config.public, "partition": PartitionConfig(by="iid")})
+    return _all_documents(open_tables(own, setting="data.public"), f"data.public = {config.public}: the public text")
 
 
 def public_texts() -> tuple[str, ...]:
@@ -83,69 +91,110 @@ def public_texts() -> tuple[str, ...]:
     return tuple(file.text for file in read_stdlib("public"))
 
 
-def _check_embedded(config: DataConfig) -> None:
-    if config.source != EMBEDDED_STDLIB:
-        raise DataError(f"data.source = {config.source}: no such embedded corpus. There is {EMBEDDED_STDLIB}.")
-    for name, value in (("fields", config.fields), ("partition.key", config.partition.key)):
+def is_embedded(config: DataConfig) -> bool:
+    """Return whether the clients' text is the embedded corpus.
+
+    Raises:
+        DataError: If it is another embedded one, or comes with keys that do not go with it.
+    """
+    named = [entry.path for entry in config.sources if (entry.path or "").startswith("embedded:")]
+    if not named:
+        return False
+    if named != [EMBEDDED_STDLIB] or len(config.sources) > 1:
+        unknown = next((name for name in named if name != EMBEDDED_STDLIB), None)
+        if unknown is None:
+            raise DataError(f"data.source: {EMBEDDED_STDLIB} is a corpus of its own. Give it alone, or not.")
+        raise DataError(f"data.source = {unknown}: no such embedded corpus. There is {EMBEDDED_STDLIB}.")
+    by = config.partition.by if config.partition.by in ("task", "model_type") else None
+    for name, value in (("fields", config.fields), ("partition.key", config.partition.key), ("partition.by", by)):
         if value is not None:
             raise DataError(
                 f"data.{name} does not go with data.source = {EMBEDDED_STDLIB}: it is text whose owners are the "
                 "library's packages. Remove it."
             )
+    return True
 
 
-def _documents(
-    source: str,
-    tables: Sequence[Table],
-    fields: TextFields | PromptFields | None,
-    partition: PartitionConfig,
-) -> tuple[Document, ...]:
-    """Turn rows into documents; rows with an empty text, prompt or response are left out."""
-    owner_field, label_field = _partition_fields(source, tables, partition)
-    documents: list[Document] = []
-    for table in tables:
-        owners = (
-            [table.file] * _num_rows(table) if owner_field is None else _strings(table, "partition.key", owner_field)
-        )
-        labels = owners if label_field is None else _strings(table, "partition.key", label_field)
-        documents += _table_documents(table, _row_fields(fields, table), owners, labels)
-    return tuple(documents)
+def shown_source(entries: Sequence[SourceEntry]) -> str:
+    """Return the places of some sources, for messages."""
+    names = [entry.path or ", ".join((entry.lines or {}).values()) for entry in entries]
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _table_documents(
-    table: Table, fields: TextFields | PromptFields, owners: Sequence[str], labels: Sequence[str]
-) -> list[Document]:
-    if isinstance(fields, TextFields):
-        texts = _strings(table, "fields.text", fields.text)
-        rows = zip(owners, labels, texts, strict=True)
-        return [Document(key, label, text=text) for key, label, text in rows if text.strip()]
-    prompts = _strings(table, "fields.prompt", fields.prompt)
-    responses = _strings(table, "fields.response", fields.response)
-    return [
-        Document(key, label, prompt=prompt, response=response)
-        for key, label, prompt, response in zip(owners, labels, prompts, responses, strict=True)
-        if prompt.strip() and response.strip()
-    ]
+def open_tables(config: DataConfig, *, setting: str = "data.source") -> tuple[TableReader, ...]:
+    """Open all tables of the clients' documents; no row is read, but classes may be looked up.
+
+    Raises:
+        DataError: If a source is missing or unreadable, or lacks a field that the run file names.
+    """
+    entries = as_entries(config.source)
+    tables = [read_tables(entry, setting=_numbered(setting, i, config.source), root=config.root)
+              for i, entry in enumerate(entries)]  # fmt: skip
+    groups = None
+    if config.partition.groups is not None:
+        groups = read_groups(in_root(config.partition.groups, config.root), name=config.partition.groups)
+    readers = []
+    for entry, own in zip(entries, tables, strict=True):
+        labels = _entry_labels(entry.fields or config.fields, own)
+        for table in own:
+            fields = _row_fields(entry.fields or config.fields, table)
+            places = _partition_places(config, entry, table, fields, sum(map(len, tables)), groups)
+            reader = TableReader(table, RowFormat(fields, config.template, config.separator, labels, *places))
+            reader.format.columns(table)
+            readers.append(reader)
+    return tuple(readers)
 
 
-def _partition_fields(
-    source: str, tables: Sequence[Table], partition: PartitionConfig
-) -> tuple[str | None, str | None]:
-    """Return the fields that hold owner and label; None = the file that a row stands in."""
-    if partition.by == "iid":
-        return None, None
+def _numbered(setting: str, place: int, source: object) -> str:
+    return f"{setting}.{place}" if isinstance(source, tuple) else setting
+
+
+def _all_documents(readers: Sequence[TableReader], what: str) -> tuple[Document, ...]:
+    """Read rows; those with an empty text, prompt or response are left out."""
+    documents = tuple(each for reader in readers for portion in reader.documents() for each in portion if each)
+    if not documents:
+        raise DataError(f"{what} is empty; no row has text.")
+    return documents
+
+
+def _entry_labels(fields: RowFields | None, tables: Sequence[Table]) -> tuple[str, ...]:
+    return class_labels(fields, tables) if isinstance(fields, ClassFields) and tables else ()
+
+
+def _partition_places(
+    config: DataConfig,
+    entry: SourceEntry,
+    table: Table,
+    fields: RowFields,
+    num_tables: int,
+    groups: dict[str, str] | None,
+) -> tuple[FieldOf, FieldOf | None, FieldOf]:
+    """Return where owner, label (None = the class, else the owner) and task of a table's rows are."""
+    partition = config.partition
+    own = FieldOf(entry.task or table.file)
+    task = FieldOf(entry.task or "")
+    keyed = FieldOf(field=partition.key, groups=groups, groups_file=partition.groups or "")
+    if partition.by in ("iid", "quantity"):
+        return own, None, task
     if partition.key is not None:
-        return (partition.key, None) if partition.by == "natural" else (None, partition.key)
-    if len(tables) == 1:
-        role = "owner" if partition.by == "natural" else "label"
+        if partition.by == "task":
+            return own, None, keyed
+        return (keyed, None, task) if partition.by == "natural" else (own, keyed, task)
+    needs_key = num_tables == 1 and entry.task is None
+    if partition.by == "task":
+        needs_key = entry.task is None
+    if partition.by in BY_LABEL and isinstance(fields, ClassFields):
+        needs_key = False
+    if needs_key:
         raise DataError(
-            f"data.partition.by = {partition.by} needs data.partition.key, the field of {source} that holds a row's "
-            f"{role}. There is: {', '.join(tables[0].columns)}. Or set data.partition.by to iid."
+            f"data.partition.by = {partition.by} needs data.partition.key, the field of "
+            f"{shown_source([entry])} that holds a row's {_ROLES.get(partition.by, 'label')}. "
+            f"There is: {', '.join(table.columns)}. Or set data.partition.by to iid."
         )
-    return None, None
+    return own, None, task
 
 
-def _row_fields(fields: TextFields | PromptFields | None, table: Table) -> TextFields | PromptFields:
+def _row_fields(fields: RowFields | None, table: Table) -> RowFields:
     if fields is not None:
         return fields
     if "text" in table.columns:
@@ -154,22 +203,3 @@ def _row_fields(fields: TextFields | PromptFields | None, table: Table) -> TextF
         f"data.fields is missing, and {table.file} has no field named text. Name the fields: "
         f"{{text: NAME}} or {{prompt: NAME, response: NAME}}. There is: {', '.join(table.columns)}."
     )
-
-
-def _num_rows(table: Table) -> int:
-    return len(next(iter(table.columns.values())))
-
-
-def _strings(table: Table, setting: str, field: str) -> list[str]:
-    """Return a field of all rows as text; a row without it gives the empty text."""
-    if field not in table.columns:
-        raise DataError(f"data.{setting} = {field} is no field of {table.file}. {suggestion(field, table.columns)}")
-    return [_string(value, table, setting, field) for value in table.columns[field]]
-
-
-def _string(value: Any, table: Table, setting: str, field: str) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, (str, int, float)):
-        return str(value)
-    raise DataError(f"data.{setting} = {field} of {table.file} holds {type(value).__name__} values, not text.")

@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from heterotune.data.chat_template import ChatTemplate, read_chat_template
 from heterotune.errors import DataError
 from heterotune.fleet.model_source import EMBEDDED_PREFIX, RANDOM_PREFIX, embedded_root
 from heterotune.plain_files import MAX_JSON_BYTES, in_home, is_folder, is_plain_file, read_small_text
@@ -29,6 +30,7 @@ class TextTokenizer:
         eos_id: Ends every document.
         bos_id: Begins every document, or None where the model was trained without.
         digest: SHA-256 of vocabulary, merges and added tokens: equal digests mean the same output space.
+        chat: How it writes conversations; None = it came without a chat template.
     """
 
     backend: Tokenizer
@@ -36,6 +38,7 @@ class TextTokenizer:
     eos_id: int
     bos_id: int | None
     digest: str
+    chat: ChatTemplate | None = None
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without special tokens."""
@@ -44,6 +47,10 @@ class TextTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of many texts; faster than one by one."""
         return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def special_ids(self) -> frozenset[int]:
+        """Return the tokens that stand for no text, such as the end of a turn."""
+        return frozenset(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids; special tokens are left out."""
@@ -72,6 +79,7 @@ def load_tokenizer(reference: str | Path) -> TextTokenizer:
         eos_id=_eos_id(backend, settings, folder),
         bos_id=_token_id(backend, settings.get("bos_token")),
         digest=_digest(backend),
+        chat=read_chat_template(folder, settings),
     )
 
 

@@ -48,7 +48,7 @@ CASES = [
     ("data.fields={prompt: q}", "data.fields.response is missing. Add it: Name of the field that holds the response."),
     ("data.fields={text: a, prompt: q}", "data.fields: text excludes prompt and response. Give {text: name} or"),
     ("data.fields=body", "data.fields = 'body' is not a mapping. Give a mapping of keys to values."),
-    ("data.partition.by=label", "data.partition.by = 'label' is not a choice. Give 'natural', 'iid' or 'dirichlet'."),
+    ("data.partition.by=label", "data.partition.by = 'label' is not a choice. Give 'natural', 'iid', 'dirichlet', "),
     ("data.partition.alpha=0", "data.partition.alpha = 0 is too small. Give more than 0.0."),
     ("data.empty_client=skip", "data.empty_client = 'skip' is not a choice. Give 'error' or 'drop'."),
     (

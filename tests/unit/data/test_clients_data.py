@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from heterotune.config.schema import DataConfig, EvaluateConfig
-from heterotune.data import clients_data
+from heterotune.data import corpus as corpus_module
 from heterotune.data.clients_data import FederatedData, build_federated_data, build_public_rows
 from heterotune.data.corpora import Document, load_corpus
+from heterotune.data.facts import facts_of
 from heterotune.data.partition import partition
 from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import make_rows
@@ -27,7 +28,7 @@ def corpus(monkeypatch: pytest.MonkeyPatch) -> list[Document]:
         for k in range(6)
         for _ in range(20)
     ]
-    monkeypatch.setattr(clients_data, "load_corpus", lambda data: tuple(documents))
+    monkeypatch.setattr(corpus_module, "load_corpus", lambda data: tuple(documents))
     return documents
 
 
@@ -61,10 +62,10 @@ def test_rows_of_a_client_are_its_own_documents(corpus: list[Document], word_tok
 
 def test_no_row_is_lost_between_train_and_heldout(word_tokenizer: TextTokenizer, corpus: list[Document]) -> None:
     data = _build(word_tokenizer, num_clients=2)
-    parts = partition(corpus, 2, DataConfig(source="x").partition, seed=1)
+    parts = partition(facts_of(corpus), 2, DataConfig(source="x").partition, seed=1)
     for client_id, part in enumerate(parts):
         num_rows = len(data.train[client_id]) + int((data.heldout_clients == client_id).sum())
-        assert num_rows == len(make_rows(part, word_tokenizer, max_tokens=8))
+        assert num_rows == len(make_rows([corpus[i] for i in part], word_tokenizer, max_tokens=8))
 
 
 def test_held_out_rows_are_not_trained_on(embedded_tokenizer: TextTokenizer) -> None:
@@ -77,8 +78,9 @@ def test_held_out_rows_are_not_trained_on(embedded_tokenizer: TextTokenizer) -> 
 
 def test_the_embedded_corpus_is_clearly_not_iid() -> None:
     config = DataConfig(source="embedded:stdlib")
-    parts = partition(load_corpus(config), 32, config.partition, seed=17)
-    keys = [{document.key for document in part} for part in parts]
+    documents = load_corpus(config)
+    parts = partition(facts_of(documents), 32, config.partition, seed=17)
+    keys = [{documents[i].key for i in part} for part in parts]
     assert all(keys)
     assert sum(map(len, keys)) == len(set().union(*keys))  # nobody shares a package
     assert sum(len(own) == 1 for own in keys) >= 5
@@ -108,7 +110,7 @@ def test_classes_are_the_labels_of_documents_with_choices(
         for i in range(10)
         for label in ("w9", "w8")
     )
-    monkeypatch.setattr(clients_data, "load_corpus", lambda data: documents)
+    monkeypatch.setattr(corpus_module, "load_corpus", lambda data: documents)
     data = _build(word_tokenizer, num_clients=1, heldout_fraction=0.5)
     assert data.label_names == ("w8", "w9")
     names = [data.label_names[label] for label in data.heldout.labels.tolist()]
@@ -133,7 +135,7 @@ def test_the_cap_counts_training_rows_only(embedded_tokenizer: TextTokenizer, ma
 
 def test_a_client_with_two_rows_holds_one_out(monkeypatch: pytest.MonkeyPatch, word_tokenizer: TextTokenizer) -> None:
     documents = tuple(Document(f"owner {k}", text=" ".join(["w1"] * 16)) for k in range(2))
-    monkeypatch.setattr(clients_data, "load_corpus", lambda data: documents)
+    monkeypatch.setattr(corpus_module, "load_corpus", lambda data: documents)
     data = _build(word_tokenizer, num_clients=2, heldout_fraction=0.1)
     assert ([len(train) for train in data.train], data.heldout_clients.tolist()) == ([1, 1], [0, 1])
 
@@ -167,7 +169,7 @@ def test_a_dropped_client_keeps_its_number(corpus: list[Document], word_tokenize
 
 def test_nothing_to_hold_out_is_refused(monkeypatch: pytest.MonkeyPatch, word_tokenizer: TextTokenizer) -> None:
     one_row_each = tuple(Document(f"owner {k}", text="w1 w2") for k in range(3))
-    monkeypatch.setattr(clients_data, "load_corpus", lambda data: one_row_each)
+    monkeypatch.setattr(corpus_module, "load_corpus", lambda data: one_row_each)
     with pytest.raises(DataError, match="No client has two rows or more, so none can be held out"):
         _build(word_tokenizer, num_clients=3)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from heterotune.data.corpora import Document
 from heterotune.data.text_tokenizer import TextTokenizer
-from heterotune.data.tokenizing import concatenate_rows, make_rows, make_rows_of
+from heterotune.data.tokenizing import concatenate_rows, join_pieces, make_rows, tokenise
 
 
 def _words(start: int, stop: int) -> str:
@@ -117,8 +117,9 @@ def test_rows_can_be_taken_and_joined(word_tokenizer: TextTokenizer) -> None:
 
 
 def test_a_row_of_text_belongs_to_the_document_it_begins_in(word_tokenizer: TextTokenizer) -> None:
-    rows, places = make_rows_of([_text(0, 4), _text(0, 20), _text(0, 8)], word_tokenizer, max_tokens=8)
-    assert (len(rows), places.tolist()) == (4, [0, 1, 1, 1])  # document 0 ends at place 4, document 1 at 25
+    piece = join_pieces(list(tokenise([_text(0, 4), _text(0, 20), _text(0, 8)], word_tokenizer, max_tokens=8)), 8)
+    rows = piece.rows
+    assert (len(rows), piece.places.tolist()) == (4, [0, 1, 1, 1])  # document 0 ends at place 4, document 1 at 25
     assert rows.labels.tolist() == [-1] * 4
 
 
