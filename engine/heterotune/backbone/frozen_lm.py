@@ -41,7 +41,9 @@ class FrozenLM(nn.Module):
         head_features: Callable[[Tensor], Tensor | None] | None = None,
         basis_QV: Tensor | None = None,
         head_difference_KVD: Tensor | None = None,
+        *,
         early: EarlyExits | None = None,
+        whole_vocabulary: bool = False,
     ) -> Tensor:
         """Run R rows of T tokens.
 
@@ -54,9 +56,11 @@ class FrozenLM(nn.Module):
             basis_QV: The head branch's vocabulary basis.
             head_difference_KVD: What each of K clients adds to the output embedding; rows are theirs in equal parts.
             early: Answers before the last layer, which join the loss; without head branch and difference only.
+            whole_vocabulary: Return what every token's log-probability is at the few places that count.
 
         Returns:
-            Loss of each token in nats, float32 (R, T), zero where ignored; or final hidden states (R, T, D).
+            Loss of each token in nats, float32 (R, T), zero where ignored; or final hidden states (R, T, D); or
+            log-probabilities, float32 (places that count, V), row after row.
         """
         is_early = early is not None and bool(early.after)
         seen = self.llama(input_ids=input_ids_RT, use_cache=False, output_hidden_states=is_early)
@@ -79,9 +83,11 @@ class FrozenLM(nn.Module):
             own = OwnHeads(head_difference_KVD, counts_RT.view(len(head_difference_KVD), -1).sum(dim=1).tolist())
         losses_N = self.head(
             hidden_RTD[counts_RT],
-            targets_RT[counts_RT],
+            None if whole_vocabulary else targets_RT[counts_RT],
             None if features_RTQ is None else features_RTQ[counts_RT],
             basis_QV,
             own,
         )
+        if whole_vocabulary:
+            return losses_N
         return losses_RT.masked_scatter(counts_RT, losses_N)

@@ -39,18 +39,18 @@ class HeadLoss(nn.Module):
     def forward(
         self,
         hidden_ND: Tensor,
-        targets_N: Tensor,
+        targets_N: Tensor | None,
         features_NQ: Tensor | None = None,
         basis_QV: Tensor | None = None,
         own: OwnHeads | None = None,
         *,
         distillation: float = 0.0,
     ) -> Tensor:
-        """Return each token's negative log likelihood.
+        """Return each token's negative log likelihood, or the log-probabilities of the whole vocabulary.
 
         Args:
             hidden_ND: Final hidden states; (E, N, D) if the model answers E times, see exit_loss.py.
-            targets_N: The tokens that come next, int64.
+            targets_N: The tokens that come next, int64; None to get log-probabilities (N, V), without gradient.
             features_NQ: Features of the head branch, or None.
             basis_QV: The frozen vocabulary basis that turns features into logits, or None.
             own: Every client's own head, instead of the frozen one and its branch; or None.
@@ -64,6 +64,8 @@ class HeadLoss(nn.Module):
         if hidden_ND.ndim == 3:
             assert features_NQ is None and own is None
             return ExitLoss.apply(hidden_ND, self.weight, targets_N, distillation)
+        if targets_N is None:
+            return self._log_probabilities(hidden_ND, features_NQ, basis_QV, own)
         if own is not None:
             assert features_NQ is None and sum(own.num_tokens) == hidden_ND.shape[0]
             return _OwnHeadLoss.apply(hidden_ND, own.difference_KVD, self.weight, targets_N, tuple(own.num_tokens))
@@ -74,6 +76,20 @@ class HeadLoss(nn.Module):
             for rows in _rows(hidden_ND.shape[0], self.weight.shape[0])
         ]
         return torch.cat(blocks) if blocks else hidden_ND.new_zeros(0, dtype=torch.float32)
+
+    @torch.no_grad()
+    def _log_probabilities(
+        self, hidden_ND: Tensor, features_NQ: Tensor | None, basis_QV: Tensor | None, own: OwnHeads | None
+    ) -> Tensor:
+        """Return the log-probabilities of the token after each of a few: all of them are in memory at once."""
+        if own is None:
+            return _log_probabilities(hidden_ND, features_NQ, self.weight, basis_QV)
+        parts = [
+            _log_probabilities(hidden_ND[rows], None, own_VD, None)
+            for _, own_VD, blocks in _own_heads(self.weight, own.difference_KVD, own.num_tokens, hidden_ND.dtype)
+            for rows in blocks
+        ]
+        return torch.cat(parts) if parts else hidden_ND.new_zeros(0, self.weight.shape[0], dtype=torch.float32)
 
 
 def _rows(num_tokens: int, vocab_size: int, first: int = 0) -> list[slice]:
@@ -91,11 +107,19 @@ def _block(
     rows: slice,
 ) -> tuple[Tensor, Tensor]:
     """Return the losses and the log-probabilities of a block of tokens, in float32."""
-    logits = hidden_ND[rows] @ weight.T
-    if features_NQ is not None:
-        logits = torch.addmm(logits, features_NQ[rows], basis_QV.to(logits.dtype))
-    log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+    features = None if features_NQ is None else features_NQ[rows]
+    log_probabilities = _log_probabilities(hidden_ND[rows], features, weight, basis_QV)
     return F.nll_loss(log_probabilities, targets_N[rows], reduction="none"), log_probabilities
+
+
+def _log_probabilities(
+    hidden_ND: Tensor, features_NQ: Tensor | None, weight: Tensor, basis_QV: Tensor | None
+) -> Tensor:
+    """Return what a head makes of hidden states, float32 (N, V)."""
+    logits = hidden_ND @ weight.T
+    if features_NQ is not None:
+        logits = torch.addmm(logits, features_NQ, basis_QV.to(logits.dtype))
+    return torch.log_softmax(logits.float(), dim=-1)
 
 
 def _logit_gradient(log_probabilities: Tensor, targets: Tensor) -> Tensor:

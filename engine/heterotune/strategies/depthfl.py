@@ -23,7 +23,7 @@ from heterotune.backbone.load import Backbone
 from heterotune.config.schema import DepthflOptions, RunConfig
 from heterotune.strategies.strategy import Strategy
 from heterotune.training.local_rule import LocalRule
-from heterotune.training.objective import ChunkBatch, mean_losses
+from heterotune.training.objective import ChunkBatch, mean_by_client
 
 
 def make(config: RunConfig) -> Strategy:
@@ -34,7 +34,7 @@ def make(config: RunConfig) -> Strategy:
 
         def objective(backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
             losses_RT = backbone.lm(batch.input_ids_RT, batch.targets_RT, early=early)
-            return mean_losses(losses_RT, bank, batch)
+            return mean_by_client(losses_RT, batch)
 
         return LocalRule(objective)
 

@@ -26,7 +26,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.data.tokenizing import IGNORED
 from heterotune.strategies.strategy import Combined, ServerRound, Strategy, TypeUpdate, weighted_mean
 from heterotune.training.local_rule import LocalRule
-from heterotune.training.objective import ChunkBatch, mean_losses
+from heterotune.training.objective import ChunkBatch, mean_by_client
 
 _MEANS, _HOLDERS = f"fleet/{PROTOTYPES}", f"fleet/{SEEN}"
 
@@ -65,7 +65,7 @@ class _ClassFeatures:
         final: list[Tensor] = []
         # What is called with the final hidden states returns None: there is no branch at the head.
         losses_RT = backbone.lm(batch.input_ids_RT, batch.targets_RT, final.append)
-        losses_K = mean_losses(losses_RT, bank, batch)
+        losses_K = mean_by_client(losses_RT, batch)
         if batch.labels_R is None:  # a pass that counts for nothing
             return losses_K
         feature_KBP, class_KBC = _features(final[0], bank, batch)

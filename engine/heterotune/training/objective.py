@@ -5,6 +5,7 @@ Legend: K clients, B rows each, R = K·B rows, T tokens, P trained elements.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,21 +56,36 @@ def client_losses(backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
     The bank must be in use on the backbone (`AttachedAdapter.use`), and stay so until the backward pass is done: with
     checkpointing the backward pass runs the layers again. With a backbone in lock step every rank must call this.
     """
-    frame = bank.head_frame
-    losses_RT = backbone.lm(
-        batch.input_ids_RT,
-        batch.targets_RT,
+    return mean_by_client(token_losses(backbone, bank, batch), batch)
+
+
+def mean_by_client(losses_RT: Tensor, batch: ChunkBatch) -> Tensor:
+    """Return the mean of each client's losses per token, float32 (K,), from those of all tokens (R, T)."""
+    losses_K = losses_RT.view(len(batch.num_targets_K), -1).sum(dim=1)
+    return losses_K / batch.num_targets_K.clamp(min=1)
+
+
+def token_losses(backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
+    """Return the loss of every token in nats, float32 (R, T), zero where none counts; otherwise as `client_losses`."""
+    return backbone.lm(batch.input_ids_RT, batch.targets_RT, *_at_the_head(bank))
+
+
+def log_probabilities(backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
+    """Return every token's log-probability at each place that has a target, float32 (N, V), row after row.
+
+    The bank must be in use; with a backbone in lock step every rank must call this or another pass.
+    """
+    return backbone.lm(batch.input_ids_RT, batch.targets_RT, *_at_the_head(bank), whole_vocabulary=True)
+
+
+def _at_the_head(bank: Bank) -> tuple[Callable[[Tensor], Tensor | None], Tensor | None, Tensor | None]:
+    """Return what a bank adds at the head: its features, the vocabulary basis, differences to the head itself."""
+    frame, output_embedding = bank.head_frame, bank.layout.output_embedding
+    return (
         partial(head_features, bank=bank),
         None if frame is None else frame.basis_QV,
-        None if bank.layout.output_embedding is None else bank[bank.layout.output_embedding],
+        None if output_embedding is None else bank[output_embedding],
     )
-    return mean_losses(losses_RT, bank, batch)
-
-
-def mean_losses(losses_RT: Tensor, bank: Bank, batch: ChunkBatch) -> Tensor:
-    """Return each client's mean over the tokens that count, (K,)."""
-    losses_K = losses_RT.view(bank.num_clients, -1).sum(dim=1)
-    return losses_K / batch.num_targets_K.clamp(min=1)
 
 
 def idle_batch(device: torch.device) -> ChunkBatch:
