@@ -114,6 +114,12 @@ class ChunkTraining:
         personal = self._store.load(NO_CLIENT, layout)
         return stack_clients(layout, self._adapters.shared, [personal], device=device, head_frame=frame)
 
+    def personal_bank(self, place: int, client_ids: Sequence[int]) -> Bank:
+        """Return clients' own adapters: the common values and each client's own tensors, as they are now."""
+        layout, device = self._adapters.layouts[place], self._federation.backbones[place].device
+        personal = [self._store.load(client_id, layout) for client_id in client_ids]
+        return stack_clients(layout, self._adapters.shared, personal, device=device, head_frame=self.frames[place])
+
     def _train_phase(self, round_number: int, chunk: Chunk, prepared: PreparedChunk) -> AbstractContextManager[None]:
         """Record a chunk's training; chunks of one model type and of about one size need the same memory."""
         for arrays in prepared.passes:

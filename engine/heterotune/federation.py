@@ -18,6 +18,7 @@ from heterotune.collective.roll_call import nodes_of_ranks
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.schema import NO_QUANTIZATION, RunConfig
 from heterotune.data.clients_data import FederatedData
+from heterotune.data.questions import Questions
 from heterotune.data.tokenizing import Rows
 from heterotune.fleet.clients import Client
 from heterotune.fleet.model_types import ModelType
@@ -40,6 +41,7 @@ class Federation:
         backbones: One frozen LLaMA for each model type.
         device: Where this rank computes.
         data_of_type: The data as each model type sees it, where their tokenizers differ; empty = all see `data`.
+        questions_of_type: What the held-out documents ask beside their own loss, for each model type in its tokens.
     """
 
     config: RunConfig
@@ -51,10 +53,15 @@ class Federation:
     backbones: tuple[Backbone, ...]
     device: torch.device
     data_of_type: tuple[FederatedData, ...] = ()
+    questions_of_type: tuple[Questions, ...] = ()
 
     def data_of(self, place: int) -> FederatedData:
         """Return the data as a model type sees it: its held-out rows are in that type's tokens."""
         return self.data_of_type[place] if self.data_of_type else self.data
+
+    def questions_of(self, place: int) -> Questions:
+        """Return what the held-out documents ask a model type."""
+        return self.questions_of_type[place] if self.questions_of_type else Questions()
 
 
 def load_backbones(

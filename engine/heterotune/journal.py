@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from heterotune.aggregation.quarantine import Verdict
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.ledger import Ledger
 from heterotune.collective.ledger_sums import LedgerSums
+from heterotune.evaluation.measures import EVAL, LOSS, Measure, fleet_metrics, type_metrics
 from heterotune.profiling import leaks
 from heterotune.profiling.components import ADAPTERS, BUFFERS
 from heterotune.profiling.kinds import NODE_PSS
@@ -34,6 +35,8 @@ from heterotune.training.local import TrainedChunk
 
 SHOW_SECONDS = 0.1
 """The live display looks a few times a second; writing its status more often would cost short rounds dearly."""
+
+LOSS_EVAL = f"{LOSS}/{EVAL}"
 
 _LENGTH = struct.Struct("<Q")
 _MAKING = {
@@ -84,6 +87,22 @@ class RoundEnd:
     stop_wanted: bool
 
 
+class ScalarSink(Protocol):
+    """Shows metrics elsewhere while a run goes on."""
+
+    def add(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Take metrics as they stand in metrics.jsonl."""
+        ...
+
+    def flush(self) -> None:
+        """Let people see what was added."""
+        ...
+
+    def close(self) -> None:
+        """Take nothing more."""
+        ...
+
+
 class Journal:
     """One strategy's record on every rank; only the root writes files, after it has gathered what the others noted."""
 
@@ -112,11 +131,13 @@ class Journal:
         self.strategy, self.rounds = strategy, rounds
         self.ledger = Ledger()
         self.ledger_sums = LedgerSums(("type", "direction"))  # the root's: of all rounds, without their entries
-        self.losses: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        # The root's: model type -> measure, e.g. "loss/eval" -> (round, value), oldest first.
+        self.scores: dict[str, dict[str, list[tuple[int, float]]]] = {n: defaultdict(list) for n in self.model_types}
         self.round_seconds: list[float] = []
         self.peak_bytes: dict[tuple[int, str], int] = {}
         self.stop_wanted = stop_wanted
         self.memory = MemoryRecorder(channel.mpi_rank, runtime)
+        self.scalars: ScalarSink | None = None  # the root's; None = nobody looks on
         self._estimates: dict[tuple[str, str], int] = {}
         self._stopwatch, self._spans = Stopwatch(), Spans()
         self._losses: list[ClientLoss] = []
@@ -185,18 +206,17 @@ class Journal:
         """Write metrics of a round (root only; nothing elsewhere)."""
         if self.is_root and entries:
             self.run_folder.append_metrics([{"round": round_number, **entry} for entry in entries])
+            self._add_scalars(round_number, entries)
 
-    def evaluation(self, round_number: int, model_type: str, loss: float) -> None:
-        """Write a model type's held-out loss and perplexity."""
-        self.losses[model_type].append((round_number, loss))
-        entry = {"model_type": model_type}
-        self.metrics(
-            round_number,
-            [
-                {"name": "loss/eval", **entry, "value": loss, "unit": "nats/token"},
-                {"name": "perplexity/eval", **entry, "value": math.exp(min(loss, 700.0)), "unit": "1"},
-            ],
-        )
+    def evaluation(self, round_number: int, of_type: Mapping[str, Sequence[Measure]]) -> None:
+        """Write what the held-out rows say of every model type, and the means over the types."""
+        for name, measures in of_type.items():
+            for measure in measures:
+                self.scores[name][measure.full_name].append((round_number, measure.value))
+            self.metrics(round_number, list(type_metrics(name, measures)))
+        self.metrics(round_number, list(fleet_metrics(of_type)))
+        if self.scalars is not None:
+            self.scalars.flush()
 
     def chunk(self, trained: TrainedChunk, prepared: PreparedChunk, seconds: float) -> None:
         """Note a trained chunk: its clients' losses, its padding, what a pass costs."""
@@ -216,8 +236,12 @@ class Journal:
 
     def losses_of(self, round_number: int) -> list[float]:
         """Return the held-out loss of each model type after a round; nothing if it was not evaluated (root only)."""
-        last = [self.losses[name][-1:] for name in self.model_types]
-        return [loss for entries in last for number, loss in entries if number == round_number]
+        return [loss for number, loss in (found[-1] for found in self.losses.values()) if number == round_number]
+
+    @property
+    def losses(self) -> dict[str, list[tuple[int, float]]]:
+        """Model type -> (round, held-out loss) of its global adapter, oldest first (root only)."""
+        return {name: found[LOSS_EVAL] for name, found in self.scores.items() if LOSS_EVAL in found}
 
     def round_notes(self) -> RoundNotes:
         """Return a copy of what this rank has noted since the last round's end."""
@@ -236,7 +260,7 @@ class Journal:
         """Return what `restore` needs to go on writing after this round (root only)."""
         return {
             "positions": self.run_folder.positions(),
-            "losses": self.losses,
+            "scores": self.scores,
             "round_seconds": self.round_seconds,
             "ledger_sums": self.ledger_sums.state(),
             "peak_bytes": [[*key, peak] for key, peak in self.peak_bytes.items()],
@@ -250,8 +274,11 @@ class Journal:
         self.ledger_sums.restore(state.get("ledger_sums", ()))
         self.round_seconds = list(state.get("round_seconds", ()))
         self.peak_bytes = {(mpi_rank, kind): peak for mpi_rank, kind, peak in state.get("peak_bytes", ())}
-        for name, values in state.get("losses", {}).items():
-            self.losses[name] = [(round_number, loss) for round_number, loss in values]
+        for name, values in state.get("losses", {}).items():  # all that earlier versions kept
+            self.scores[name][LOSS_EVAL] = [(round_number, loss) for round_number, loss in values]
+        for name, of_measure in state.get("scores", {}).items():
+            for measure, values in of_measure.items():
+                self.scores[name][measure] = [(round_number, value) for round_number, value in values]
 
     def end_round(self, round_number: int, seconds: float, pass_seconds: Sequence[float]) -> RoundEnd:
         """Bring what every rank noted to the root and write it, clients in their order. Every rank must call this.
@@ -281,7 +308,7 @@ class Journal:
         costs, stop = np.array(pass_seconds, dtype=np.float64), 0.0
         if gathered is not None:
             reports = [self._read(part) for part in gathered]
-            self._write_ledger([ledger for _, ledger in reports])
+            num_bytes = self._write_ledger([ledger for _, ledger in reports])
             self._write_traffic([row for notes, _ in reports for row in notes["traffic"]])
             self._write_losses(round_number, [tuple(row) for notes, _ in reports for row in notes["losses"]])
             self._write_memory([notes["memory"] for notes, _ in reports])
@@ -291,6 +318,7 @@ class Journal:
             passes = [tuple(row) for notes, _ in reports for row in notes["passes"]]
             self._write_padding(round_number, passes)
             costs = _measured_costs(costs, passes)
+            self._show_totals(round_number, num_bytes, [notes["memory"] for notes, _ in reports])
             stop = float(any(notes["stop"] for notes, _ in reports))
         told = np.append(costs, stop)
         self.channel.broadcast(told)
@@ -319,13 +347,17 @@ class Journal:
         end = _LENGTH.size + num_bytes
         return json.loads(part[_LENGTH.size : end]), Ledger.from_bytes(part[end:])
 
-    def _write_ledger(self, by_rank: Sequence[Ledger]) -> None:
+    def _write_ledger(self, by_rank: Sequence[Ledger]) -> dict[str, int]:
+        """Write what arrived; returns its bytes by direction."""
         arrived = Ledger()
         for ledger in by_rank:
             arrived.merge(ledger)
         self.run_folder.append_ledger(arrived.records())
+        num_bytes = {"up": 0, "down": 0}
         for entry in arrived:
             self.ledger_sums.add(entry)
+            num_bytes[entry.direction] += entry.num_bytes
+        return num_bytes
 
     def _write_traffic(self, rows: Sequence[dict[str, Any]]) -> None:
         self.run_folder.append_traffic(sorted(rows, key=lambda row: (row["round"], row["mpi_rank"], row["what"])))
@@ -395,6 +427,25 @@ class Journal:
         total = sum(num_passes for _, num_passes, _, _ in passes)
         share = sum(num_passes * padding for _, num_passes, _, padding in passes) / total if total else 0.0
         self.metrics(round_number, [{"name": "padding_share/train", "value": share, "unit": "share of positions"}])
+
+    def _add_scalars(self, round_number: int, entries: Iterable[Mapping[str, Any]]) -> None:
+        if self.scalars is not None:
+            self.scalars.add({"round": round_number, **entry} for entry in entries)
+
+    def _show_totals(
+        self, round_number: int, num_bytes: Mapping[str, int], memory: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """Let those who look on see a round's bytes and peaks, which have files of their own beside the metrics."""
+        if self.scalars is None:
+            return
+        peaks: dict[tuple[str, int], int] = defaultdict(int)
+        for record in (record for records in memory for record in records if record["round"] == round_number):
+            place = f"peak_bytes/{record['kind']}", record["mpi_rank"]
+            peaks[place] = max(peaks[place], record["peak_bytes"])
+        entries: list[dict[str, Any]] = [{"name": f"bytes/{way}", "value": sent} for way, sent in num_bytes.items()]
+        entries += [{"name": name, "mpi_rank": rank, "value": peak} for (name, rank), peak in sorted(peaks.items())]
+        self._add_scalars(round_number, entries)
+        self.scalars.flush()
 
     def _show(self, phase: str) -> None:
         """Rewrite the status that the live display reads, a few times a second at most."""

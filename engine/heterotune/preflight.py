@@ -13,6 +13,7 @@ from heterotune.config.protection_checks import cohort_problems
 from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData, build_public_rows
 from heterotune.data.fleet_tokenizers import load_fleet_tokenizers, rows_of_types
+from heterotune.data.questions import picked_metrics
 from heterotune.data.row_cache import federated_data
 from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import Rows
@@ -57,7 +58,7 @@ def check(config: RunConfig) -> CheckedRun:
 
     Raises:
         ModelError: If a model is missing, no LLaMA, or does not fit the fleet or the strategy.
-        DataError: If the corpus cannot serve the fleet.
+        DataError: If the corpus cannot serve the fleet, or does not have what a metric asks of it.
         ConfigError: If a round has too few clients for what is asked of them.
     """
     model_types = read_model_types(config.fleet)
@@ -76,6 +77,8 @@ def check(config: RunConfig) -> CheckedRun:
     clients = enlist_clients(model_types, [len(rows) for rows in data_of_type[0].train])
     check_protection(config, model_types, clients)
     config = with_picked_noise(config, model_types, clients)
+    metrics = picked_metrics(config.evaluate.metrics, data_of_type[0])
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"metrics": metrics})})
     return CheckedRun(config, model_types, tokenizers, data_of_type, clients)
 
 

@@ -25,6 +25,7 @@ FREE_KEYS = (
     "checkpoint",
     "chunk.of_type",
     "backbone.group",
+    "evaluate.metrics",
 )
 """What may differ between the jobs of a run: the bits of a round depend on none of them."""
 

@@ -18,6 +18,7 @@ from heterotune.chunk_tuning import pick_chunk_clients
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.roll_call import nodes_of_ranks
 from heterotune.config.schema import RunConfig
+from heterotune.data.questions import questions_of_types
 from heterotune.errors import CheckpointError
 from heterotune.federation import Federation, load_backbones
 from heterotune.journal import Journal
@@ -80,6 +81,9 @@ def run_strategies(
             backbones=load_backbones(checked.model_types, config, channel, device, folder.path),
             device=device,
             data_of_type=checked.data_of_type,
+            questions_of_type=questions_of_types(
+                checked.data_of_type, checked.tokenizers, config.data, config.evaluate
+            ),
         )
         for journal in journals:
             attribute_federation(journal.memory, federation)

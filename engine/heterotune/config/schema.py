@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from heterotune.config.cross_checks import cross_field_problems
@@ -215,6 +215,19 @@ class CheckpointConfig(Section):
         return None if self.progress_seconds == "never" else self.progress_seconds
 
 
+def _check_metrics(metrics: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """The loss always, none twice."""
+    if metrics != "auto" and "loss" not in metrics:
+        raise ValueError("leaves out the loss, by which the best checkpoint is picked. Add loss.")
+    if metrics != "auto" and len(set(metrics)) < len(metrics):
+        raise ValueError("repeats a metric. Name each metric once.")
+    return metrics
+
+
+MetricName = Literal["loss", "accuracy", "exact_match"]
+Metrics = Annotated[Literal["auto"] | tuple[MetricName, ...], AfterValidator(_check_metrics)]
+
+
 class EvaluateConfig(Section):
     """When and on how much held-out text the fleet is evaluated."""
 
@@ -224,6 +237,12 @@ class EvaluateConfig(Section):
     """Held-out rows in all, spread over the clients, at least 1."""
     batch_size: Count = 16
     """Rows per evaluation pass, at least 1."""
+    metrics: Metrics = "auto"
+    """What is measured, of loss, accuracy, exact_match; "auto" = loss, and accuracy where documents have choices."""
+    choice_score: Literal["sum", "mean"] = "sum"
+    """How accuracy compares answers: by the sum of their tokens' log-probabilities, or by the mean (longer answers)."""
+    max_new_tokens: Annotated[Integer, Field(ge=1, le=2**20)] = 32
+    """Most tokens that a model writes for exact_match, at least 1; each costs a pass over the prompts."""
 
 
 class RunConfig(Section):

@@ -35,6 +35,11 @@ def enlist_clients(model_types: Sequence[ModelType], num_rows: Sequence[int]) ->
     )
 
 
+def clients_of_types(clients: Sequence[Client], num_types: int) -> list[tuple[int, ...]]:
+    """Return the ids of each model type's clients, in client order."""
+    return [tuple(client.client_id for client in clients if client.model_type == place) for place in range(num_types)]
+
+
 def sample_cohort(
     clients: Sequence[Client], cohort: CohortConfig, *, run_seed: int, round_number: int
 ) -> tuple[Client, ...]:

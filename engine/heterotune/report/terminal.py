@@ -31,6 +31,12 @@ _KINDS = {
     DEVICE_RESERVED: "GPU reserved",
     NODE_PSS: "its node, shared pages once",
 }
+_QUALITY = {
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "personal_loss": "own loss",
+    "personal_accuracy": "own accuracy",
+}
 
 
 def report_console() -> Console:
@@ -48,6 +54,8 @@ def final_report(summary: Mapping[str, Any], run_path: Path) -> ConsoleRenderabl
     """
     strategies = {summary["strategy"]: summary, **summary.get("compare", {})}
     parts: list[ConsoleRenderable] = [loss_table(strategies), bytes_table(strategies), memory_table(summary)]
+    if any(_quality_columns(strategy) for strategy in strategies.values()):
+        parts.insert(1, quality_table(strategies))
     times = (
         f"{summary['strategy']}: {summary['rounds']} rounds in {format_seconds(summary['seconds'])}, "
         f"{format_seconds(summary['seconds_per_round'])} a round (median), "
@@ -72,6 +80,19 @@ def loss_table(strategies: Mapping[str, Mapping[str, Any]]) -> Table:
         for summary in strategies.values():
             row += _before_after(summary["model_types"].get(name, {}))
         table.add_row(*row)
+    return table
+
+
+def quality_table(strategies: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return what was measured beside the loss, before and after: right answers in percent, losses of own adapters."""
+    table = Table(title="also held out: right answers (%), own adapters")
+    table.add_column("model type")
+    columns = [(name, key) for name, summary in strategies.items() for key in _quality_columns(summary)]
+    for strategy, key in columns:
+        table.add_column(f"{strategy}\n{_QUALITY[key]}", justify="right")
+    for model_type in next(iter(strategies.values()))["model_types"]:
+        facts = [(strategies[strategy]["model_types"].get(model_type, {}), key) for strategy, key in columns]
+        table.add_row(model_type, *(_change(mine, key) for mine, key in facts))
     return table
 
 
@@ -115,6 +136,19 @@ def startup_table(seconds: Mapping[str, float]) -> Table:
         table.add_row(name, f"{spent:.2f}")
     table.add_row("all", f"{sum(seconds.values()):.2f}", style="bold")
     return table
+
+
+def _quality_columns(summary: Mapping[str, Any]) -> list[str]:
+    """Return which of the further figures some model type of a strategy has."""
+    return [key for key in _QUALITY if any(f"{key}_after" in facts for facts in summary["model_types"].values())]
+
+
+def _change(facts: Mapping[str, Any], key: str) -> str:
+    before, after = (facts.get(f"{key}_{when}") for when in ("before", "after"))
+    if after is None:
+        return "-"
+    scale, decimals = (1, 3) if key.endswith("loss") else (100, 1)
+    return " -> ".join(format_number(None if v is None else scale * v, decimals) for v in (before, after))
 
 
 def _before_after(facts: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from heterotune.backbone.load import Backbone
 from heterotune.config.schema import LocalConfig
 from heterotune.fleet.chunks import Chunk
 from heterotune.training.local_rule import PLAIN, LocalRule
-from heterotune.training.objective import ChunkBatch, client_losses, idle_batch
+from heterotune.training.objective import ChunkBatch, idle_batch
 from heterotune.training.optimizers import ChunkOptimizer
 
 
@@ -91,10 +91,3 @@ def idle_training_pass(backbone: Backbone, attached: AttachedAdapter, idle_bank:
     """Run forward and backward over one row that counts for nothing, to stay in lock step with ranks that train."""
     with attached.use(idle_bank):
         rule.objective(backbone, idle_bank, idle_batch(backbone.device)).sum().backward()
-
-
-@torch.no_grad()
-def idle_evaluation_pass(backbone: Backbone, attached: AttachedAdapter, idle_bank: Bank) -> None:
-    """Run forward over one row that counts for nothing, to stay in lock step with ranks that evaluate."""
-    with attached.use(idle_bank):
-        client_losses(backbone, idle_bank, idle_batch(backbone.device))

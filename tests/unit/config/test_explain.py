@@ -78,6 +78,17 @@ CASES = [
     ("chunk.of_type.smal=3", "chunk.of_type.smal is not in the fleet. Did you mean small?"),
     ("chunk.clients=many", "chunk.clients = 'many' is not an integer. Give an integer, or 'auto'."),
     ("evaluate=", "evaluate = null is not a mapping. Give a mapping of keys to values."),
+    (
+        "evaluate.metrics=[accuracy]",
+        "evaluate.metrics = ['accuracy'] leaves out the loss, by which the best checkpoint ",
+    ),
+    ("evaluate.metrics=[loss, loss]", "evaluate.metrics = ['loss', 'loss'] repeats a metric. Name each metric once."),
+    ("evaluate.metrics=all", "evaluate.metrics = 'all' is not a choice. Give 'auto', or a list."),
+    (
+        "evaluate.metrics=[loss, bleu]",
+        "evaluate.metrics.1 = 'bleu' is not a choice. Give 'loss', 'accuracy' or 'exact_",
+    ),
+    ("evaluate.max_new_tokens=0", "evaluate.max_new_tokens = 0 is too small. Give at least 1."),
     ("strateggy=heterotune", "strateggy is not a known key. Did you mean strategy?"),
     ("learning_rate=1e-3", "learning_rate is not a known key. Did you mean local.learning_rate?"),
     ("batch_size=1", "batch_size is not a known key. Did you mean local.batch_size or evaluate.batch_size?"),

@@ -73,3 +73,18 @@ def test_other_kinds_of_memory_and_leaks_are_told() -> None:
     text = render(summary | {"leaks": [leak], "peak_bytes": [*summary["peak_bytes"], pss]})
     assert "heterotune: memory leak? The host_resident peak of MPI rank 3 in phase train grows by 8.0 MiB" in text
     assert "its node, shared pages once" in text and "700 MiB" in text
+
+
+def test_what_was_measured_beside_the_loss_has_a_table_of_its_own() -> None:
+    assert "right answers" not in render(strategy("heterotune", 3.0))
+    measured, plain = strategy("heterotune", 3.0), strategy("fedavg_lora", 3.1)
+    measured["model_types"]["large-3q"] |= {
+        "accuracy_before": 0.25,
+        "accuracy_after": 0.625,
+        "personal_loss_before": 3.5,
+        "personal_loss_after": None,  # it was no number
+    }
+    text = render(measured | {"compare": {"fedavg_lora": plain}})
+    assert "right answers" in text and "25.0 -> 62.5" in text and "own loss" in text
+    measured["model_types"]["large-3q"]["personal_loss_after"] = 2.5
+    assert "3.500 -> 2.500" in render(measured)

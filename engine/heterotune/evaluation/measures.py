@@ -1,0 +1,84 @@
+"""Measures of held-out quality, and the metrics that they become: a model type's, its clients', worst and spread."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+EVAL, PERSONAL = "eval", "personal"
+LOSS, ACCURACY, EXACT_MATCH = "loss", "accuracy", "exact_match"
+UNITS = {LOSS: "nats/token", ACCURACY: "share", EXACT_MATCH: "share"}
+_LARGEST_EXPONENT = 700.0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure of a model type.
+
+    Attributes:
+        name: "loss", "accuracy" or "exact_match".
+        by: "eval" for the global adapter, "personal" for each client's own one.
+        value: Over all rows that are asked of.
+        of_client: The same on each of the type's own clients' rows, by client id.
+    """
+
+    name: str
+    by: str
+    value: float
+    of_client: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def full_name(self) -> str:
+        """Its name among the metrics, e.g. "loss/eval"."""
+        return f"{self.name}/{self.by}"
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss), kept finite."""
+    return math.exp(min(loss, _LARGEST_EXPONENT))
+
+
+def spread(values: Collection[float]) -> float:
+    """Return the standard deviation of all there is; no number if a value is none or infinite."""
+    mean = statistics.fmean(values)
+    return math.sqrt(statistics.fmean((value - mean) ** 2 for value in values))
+
+
+def type_metrics(model_type: str, measures: Sequence[Measure]) -> Iterator[dict[str, Any]]:
+    """Yield what is written of a model type: every measure, and how it differs between the type's clients."""
+    for measure in measures:
+        yield from _figure(measure.full_name, measure.value, {"model_type": model_type})
+    for measure in measures:
+        yield from _client_metrics(model_type, measure)
+
+
+def fleet_metrics(of_type: Mapping[str, Sequence[Measure]]) -> Iterator[dict[str, Any]]:
+    """Yield the mean of every measure over the model types that have it; these metrics name no model type."""
+    for name in dict.fromkeys(measure.full_name for measures in of_type.values() for measure in measures):
+        values = [m.value for measures in of_type.values() for m in measures if m.full_name == name]
+        yield from _figure(name, statistics.fmean(values), {})
+
+
+def _figure(name: str, value: float, labels: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a figure, and for a loss the perplexity."""
+    kind, _, by = name.partition("/")
+    yield {"name": name, **labels, "value": value, "unit": UNITS[kind]}
+    if kind == LOSS:
+        yield {"name": f"perplexity/{by}", **labels, "value": perplexity(value), "unit": "1"}
+
+
+def _client_metrics(model_type: str, measure: Measure) -> Iterator[dict[str, Any]]:
+    """Yield each client's figure, the worst of them and their standard deviation; nothing without clients."""
+    if not measure.of_client:
+        return
+    start = f"{measure.name}/" + ("" if measure.by == EVAL else f"{measure.by}_")
+    labels, unit = {"model_type": model_type}, UNITS[measure.name]
+    for client, value in sorted(measure.of_client.items()):
+        yield {"name": f"{start}client", **labels, "client": client, "value": value, "unit": unit}
+    pick = max if measure.name == LOSS else min
+    worst = pick(measure.of_client.values())
+    yield {"name": f"{start}worst_client", **labels, "value": worst, "unit": unit}
+    yield {"name": f"{start}client_spread", **labels, "value": spread(measure.of_client.values()), "unit": unit}
