@@ -26,6 +26,7 @@ FREE_KEYS = (
     "chunk.of_type",
     "backbone.group",
     "evaluate.metrics",
+    "tensorboard",
 )
 """What may differ between the jobs of a run: the bits of a round depend on none of them."""
 

@@ -28,6 +28,7 @@ from heterotune.planning.plan import PLANNED_STRATEGIES, estimate_memory
 from heterotune.preflight import CheckedRun, public_rows
 from heterotune.profiling.process_memory import ProcessMemory
 from heterotune.profiling.timing import Stopwatch
+from heterotune.report.tensorboard import FOLDER, TensorboardScalars
 from heterotune.resuming import Part, parts_of_run
 from heterotune.run_folder import CHECKPOINTS_FOLDER, RunFolder
 from heterotune.server import GlobalAdapters
@@ -92,6 +93,7 @@ def run_strategies(
         if part.summary is not None:
             summaries[part.strategy] = part.summary
             continue
+        journal.scalars = _scalars(config, part, channel)
         with startup.phase("adapters, alignment"):
             simulation = Simulation(federation, make_strategy(part.strategy, config), journal, part.saved)
         if chunk_clients is None:
@@ -119,6 +121,14 @@ def _estimates(federation: Federation, strategy: str, chunk_clients: dict[int, i
     return estimate_memory(config, federation.model_types, cluster, chunk_clients)
 
 
+def _scalars(config: RunConfig, part: Part, channel: Channel) -> TensorboardScalars | None:
+    """Return where a strategy's scalars go, at the root of a run that wants them."""
+    if not config.tensorboard or channel.mpi_rank != ROOT:
+        return None
+    first_round = 0 if part.saved is None else part.saved.round_number + 1
+    return TensorboardScalars(part.folder.status_folder / FOLDER / part.strategy, first_round=first_round)
+
+
 def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Stopwatch) -> dict[str, Any]:
     """Run one strategy; returns its summary at the root, an empty one elsewhere."""
     journal, config = simulation.journal, simulation.config
@@ -131,6 +141,8 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
         simulation.checkpoint(stop_wanted=False)
     simulation.run()
     simulation.close()
+    if journal.scalars is not None:
+        journal.scalars.close()
     if not journal.is_root:
         return {}
     _save_adapters(simulation, "adapters", simulation.adapters, {})

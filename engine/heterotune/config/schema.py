@@ -306,6 +306,8 @@ class RunConfig(Section):
     """What is kept so that the run can go on later."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """When and on how much text the fleet is evaluated."""
+    tensorboard: Flag = True
+    """Write scalars for TensorBoard into RUN/tensorboard while the run goes on."""
 
     def needs_of(self, strategy: StrategyName) -> Needs:
         """Return what a method's server needs of a round's updates; its options may need more than the method does."""

@@ -89,6 +89,7 @@ CASES = [
         "evaluate.metrics.1 = 'bleu' is not a choice. Give 'loss', 'accuracy' or 'exact_",
     ),
     ("evaluate.max_new_tokens=0", "evaluate.max_new_tokens = 0 is too small. Give at least 1."),
+    ("tensorboard=1", "tensorboard = 1 is not true or false. Give true or false."),
     ("strateggy=heterotune", "strateggy is not a known key. Did you mean strategy?"),
     ("learning_rate=1e-3", "learning_rate is not a known key. Did you mean local.learning_rate?"),
     ("batch_size=1", "batch_size is not a known key. Did you mean local.batch_size or evaluate.batch_size?"),
