@@ -67,13 +67,15 @@ class AttachedAdapter:
         return forward
 
     def _forward(self, linear: nn.Linear, branches: Sequence[Branch]) -> Callable[[Tensor], Tensor]:
+        activation = branches[0].activation
+
         def forward(x_RTD: Tensor) -> Tensor:
             if self.bank is None:
                 return type(linear).forward(linear, x_RTD)
             down, up, scale = side_by_side(branches, self.bank, x_RTD.dtype)
             if type(linear) is not nn.Linear:
-                return branch_beside(type(linear).forward(linear, x_RTD), x_RTD, down, up, scale)
-            return adapted_linear(x_RTD, linear.weight, linear.bias, down, up, scale)
+                return branch_beside(type(linear).forward(linear, x_RTD), x_RTD, down, up, scale, activation)
+            return adapted_linear(x_RTD, linear.weight, linear.bias, down, up, scale, activation)
 
         return forward
 
@@ -96,7 +98,7 @@ def side_by_side(branches: Sequence[Branch], bank: Bank, dtype: torch.dtype) -> 
         dtype: That of the backbone's activations.
 
     Returns:
-        V (K, Σr, d_in), U (K, d_out, Σr) and the scale: Σ_b g_b s_b U_b V_b = scale · U V.
+        V (K, Σr, d_in), U (K, d_out, Σr) and the scale: Σ_b g_b s_b U_b a(V_b x) = scale · U a(V x).
     """
     if len(branches) == 1 and branches[0].gate is None:
         return bank[branches[0].down].to(dtype), bank[branches[0].up].to(dtype), branches[0].scale

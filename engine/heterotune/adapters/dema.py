@@ -42,15 +42,15 @@ def dema_layout(options: HeterotuneOptions, model_type: ModelType, fleet: Sequen
 def _branches(options: HeterotuneOptions, model_type: ModelType, fleet: Sequence[ModelType]) -> Iterator[LoraBranch]:
     """Yield the LoRA branches of a model type; "width" needs a sibling, else it is "type"."""
     rank = model_type.adapter_rank or options.adapter_rank
-    trained = options.gates == "trained"
     has_siblings = sum(other.family == model_type.family for other in fleet) > 1
     scopes = {"width": ("width",), "type": ("type",), "split": ("width", "type")}[options.lora_scope]
     if not has_siblings:
         scopes = ("type",)
+    common = {"trained_gate": options.gates == "trained", "activation": options.activation}
     for scope in scopes:
-        yield LoraBranch(scope, scope, rank // len(scopes), options.adapter_alpha / len(scopes), trained)
+        yield LoraBranch(scope, scope, rank // len(scopes), options.adapter_alpha / len(scopes), **common)
     if options.personal_rank:
-        yield LoraBranch("client", "client", options.personal_rank, options.adapter_alpha, trained)
+        yield LoraBranch("client", "client", options.personal_rank, options.adapter_alpha, **common)
 
 
 def _head_core(options: HeterotuneOptions) -> TensorSpec:

@@ -17,6 +17,7 @@ from heterotune.randomness import NO_ROUND, generator
 
 Scope = Literal["client", "type", "width", "fleet", "constant"]
 Init = Literal["zeros", "ones", "kaiming"]
+Activation = Literal["none", "silu"]
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,17 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Branch:
-    """One low-rank path at one linear layer: y += gate · scale · U V x; names refer to `TensorSpec.name`."""
+    """One low-rank path at one linear layer: y += gate · scale · U a(V x); names refer to `TensorSpec.name`.
+
+    All branches at one linear have the same activation a.
+    """
 
     module: str
     up: str
     down: str
     scale: float
     gate: str | None = None
+    activation: Activation = "none"
 
 
 @dataclass(frozen=True)

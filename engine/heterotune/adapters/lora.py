@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from heterotune.adapters.layout import AdapterLayout, Branch, Scope, TensorSpec
+from heterotune.adapters.layout import Activation, AdapterLayout, Branch, Scope, TensorSpec
 from heterotune.config.schema import FedavgLoraOptions
 from heterotune.fleet.model_types import ALL_LINEARS, ModelType, linear_path
 
@@ -21,6 +21,7 @@ class LoraBranch:
         adapter_rank: r.
         alpha: The branch is scaled by alpha / r.
         trained_gate: One trainable scalar for each site.
+        activation: What is between V and U.
     """
 
     label: str
@@ -28,6 +29,7 @@ class LoraBranch:
     adapter_rank: int
     alpha: float
     trained_gate: bool = False
+    activation: Activation = "none"
 
 
 def target_linears(targets: Literal["all-linear"] | Sequence[str]) -> tuple[str, ...]:
@@ -80,7 +82,8 @@ def lora_table(
                 tensors.append(tensor("gate", (1,), "ones"))
             scale = branch.alpha / branch.adapter_rank
             gate = tensors[2].name if branch.trained_gate else None
-            yield Branch(path, up=tensors[0].name, down=tensors[1].name, scale=scale, gate=gate), tensors
+            names = {"up": tensors[0].name, "down": tensors[1].name, "gate": gate}
+            yield Branch(path, **names, scale=scale, activation=branch.activation), tensors
 
 
 def lora_layout(options: FedavgLoraOptions, model_type: ModelType) -> AdapterLayout:

@@ -96,6 +96,8 @@ class HeterotuneOptions(Section):
     """Rank of the branch that never leaves a client; 0 = none."""
     gates: Literal["fixed", "trained"] = "fixed"
     """Mixture weights of the branches: all 1, or one trained scalar per site and branch."""
+    activation: Literal["none", "silu"] = "none"
+    """Between the two halves of a layer's branch: nothing, which makes it a LoRA, or SiLU, which no LoRA can be."""
     align: Literal["none", "pca", "procrustes", "gcca"] = "gcca"
     """How the input side of shared branches is aligned between model types, on public text only."""
     align_tokens: Count = 4096

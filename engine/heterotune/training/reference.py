@@ -30,6 +30,7 @@ def reference_logits(
     def hook_of(branch):
         def hook(module, inputs, output):
             low = F.linear(inputs[0], values[branch.down])
+            low = F.silu(low) if branch.activation == "silu" else low
             gate = values[branch.gate] if branch.gate else 1.0
             return output + branch.scale * F.linear(low * gate, values[branch.up])
 

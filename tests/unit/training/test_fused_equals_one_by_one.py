@@ -141,7 +141,14 @@ def test_a_chunk_of_one(backbone, model_type, local):
 
 @pytest.mark.parametrize(
     "options",
-    [{"personal_rank": 2}, {"gates": "trained"}, {"head_rank": 0}, {"targets": ("q_proj", "down_proj")}],
+    [
+        {"personal_rank": 2},
+        {"gates": "trained"},
+        {"head_rank": 0},
+        {"targets": ("q_proj", "down_proj")},
+        {"activation": "silu"},
+        {"activation": "silu", "personal_rank": 2, "gates": "trained"},
+    ],
     ids=str,
 )
 def test_every_kind_of_branch(backbone, model_type, options):
