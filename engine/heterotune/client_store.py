@@ -20,6 +20,8 @@ from heterotune.checkpoint import link_files
 from heterotune.checkpoint_manifest import read_tensors
 from heterotune.errors import CheckpointError
 
+CLIENTS_FOLDER = "clients"
+"""Where they are in a strategy's folder and in a checkpoint."""
 _RESIDUAL = "residual"
 
 

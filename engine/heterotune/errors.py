@@ -55,6 +55,12 @@ class LaunchError(HeterotuneError):
     exit_code = 2
 
 
+class ExportError(HeterotuneError):
+    """What is wanted of a run cannot be exported, or not to there."""
+
+    exit_code = 2
+
+
 class CheckpointError(HeterotuneError):
     """A checkpoint cannot be written, or is broken."""
 

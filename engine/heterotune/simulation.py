@@ -22,7 +22,7 @@ from heterotune.background import Background
 from heterotune.checkpoint import Checkpoint
 from heterotune.checkpointing import Checkpointing
 from heterotune.chunk_training import ChunkTraining
-from heterotune.client_store import ClientStore
+from heterotune.client_store import CLIENTS_FOLDER, ClientStore
 from heterotune.collective.channel import ROOT
 from heterotune.downlink import Downlink
 from heterotune.errors import RunStopped
@@ -47,8 +47,6 @@ from heterotune.strategies.strategy import ServerRound, Strategy, TypeUpdate
 from heterotune.topology import make_topology
 from heterotune.training.chunk_batches import steps_of
 from heterotune.training.prefetch import prefetch
-
-CLIENTS_FOLDER = "clients"
 
 
 class Simulation:

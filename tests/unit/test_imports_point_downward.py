@@ -43,6 +43,7 @@ LEVELS = (
         "leaving",
         "memory_attribution",
         "model_checks",
+        "peft_dema",
         "preflight",
         "progress_record",
         "protection",
@@ -56,7 +57,7 @@ LEVELS = (
         "topology",
         "uplink",
     ),
-    ("chunk_tuning", "launching", "doctor", "planning", "report", "runner", "simulation", "summary"),
+    ("chunk_tuning", "launching", "doctor", "export", "planning", "report", "runner", "simulation", "summary"),
     ("cli", "ledger_command", "profile_command", "submit_command", "worker"),
 )
 """From the bottom up; a name is a package or a module at the top of heterotune, "" is heterotune/__init__.py."""

@@ -44,7 +44,7 @@ def adapted_linear(
 def branch_beside(
     output: Tensor, x: Tensor, down_KrI: Tensor, up_KOr: Tensor, scale: float, activation: Activation = "none"
 ) -> Tensor:
-    """Return output + scale · U a(V x): for frozen linears that compute by themselves, such as those with 4-bit weights.
+    """Return output + scale · U a(V x): for frozen linears that compute by themselves, such as 4-bit ones.
 
     Args:
         output: W x + b, shape (..., O).

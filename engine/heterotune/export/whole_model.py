@@ -1,0 +1,110 @@
+"""Write whole models as folders that transformers loads: the frozen base, or the base with an adapter merged in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from heterotune.backbone.load import DTYPES, read_model
+from heterotune.errors import ExportError
+from heterotune.export.run_adapter import RunAdapter
+from heterotune.export.stacking import LM_HEAD, StackedSite
+from heterotune.fleet.model_source import embedded_root
+from heterotune.fleet.model_types import ModelType
+from heterotune.plain_files import in_home, is_folder, is_plain_file
+
+_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja")
+
+
+def write_base(folder: Path, adapter: RunAdapter, dtype: str) -> None:
+    """Write the frozen model and its tokenizer into a folder; one that already holds just this model stays.
+
+    Raises:
+        ExportError: If the folder holds anything else.
+    """
+    lm = _read(adapter.model_type, dtype)
+    if is_folder(folder) and any(folder.iterdir()):
+        _check_is_this(folder, lm, DTYPES[dtype])
+        return
+    _write(folder, lm, adapter)
+
+
+def write_merged(folder: Path, adapter: RunAdapter, sites: Mapping[str, StackedSite], dtype: str) -> None:
+    """Write a whole model with the adapter in its weights; tied embeddings are untied where the head differs.
+
+    Sums are computed in float64 on the weights that the run computed with, and rounded once, to `dtype`.
+
+    Args:
+        folder: Where to.
+        adapter: Of the run; its dense differences are added.
+        sites: Its branches; none has an activation, and what bias they have is left out: the caller's decision.
+        dtype: fp32, bf16 or fp16.
+    """
+    lm = _read(adapter.model_type, adapter.dtype).float()
+    if LM_HEAD in sites and lm.config.tie_word_embeddings:
+        lm = _untied(lm)
+    for path, site in sites.items():
+        _add(lm.get_submodule(path).weight, site.difference_OI())
+    for spec in adapter.layout.tensors:
+        if spec.name in (*adapter.layout.dense, adapter.layout.output_embedding):
+            inside = lm if spec.name.startswith(LM_HEAD) else lm.model
+            _add(inside.get_parameter(spec.name), adapter.values[spec.name].double())
+    _write(folder, lm.to(DTYPES[dtype]), adapter)
+
+
+def _read(model_type: ModelType, dtype: str) -> LlamaForCausalLM:
+    """Read the weights as a run does, without progress bars."""
+    transformers_logging.disable_progress_bar()
+    return read_model(model_type, dtype)
+
+
+def _add(weight: nn.Parameter, difference: torch.Tensor) -> None:
+    weight.data = (weight.data.double() + difference).to(weight.dtype)
+
+
+def _untied(lm: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Return the model with an output embedding of its own, equal to the input embedding."""
+    config = LlamaConfig.from_dict({**lm.config.to_dict(), "tie_word_embeddings": False})
+    with torch.device("meta"):
+        untied = LlamaForCausalLM(config)
+    weights = {name: value.clone() if name == f"{LM_HEAD}.weight" else value for name, value in lm.state_dict().items()}
+    untied.load_state_dict(weights, assign=True)
+    return untied
+
+
+def _write(folder: Path, lm: LlamaForCausalLM, adapter: RunAdapter) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lm.save_pretrained(folder)
+    source = _tokenizer_folder(adapter)
+    for pattern in _TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            if is_plain_file(file):
+                shutil.copyfile(file, folder / file.name)
+
+
+def _tokenizer_folder(adapter: RunAdapter) -> Path:
+    """Return where the run's tokenizer is: what the run file names, or the folder of the model."""
+    named, folder = adapter.config.data.tokenizer, adapter.model_type.source.folder
+    if named is not None and is_folder(in_home(named)):
+        return in_home(named)
+    if named is not None and is_plain_file(in_home(named)):
+        return in_home(named).parent
+    is_embedded = folder is None or embedded_root() in folder.parents
+    return embedded_root() if is_embedded else folder
+
+
+def _check_is_this(folder: Path, lm: LlamaForCausalLM, dtype: torch.dtype) -> None:
+    """Several adapters may share one base folder."""
+    try:
+        there = LlamaForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ExportError(f"{folder} is not empty and holds no model ({error}). Name another folder.") from error
+    mine, theirs = lm.state_dict(), there.state_dict()
+    if mine.keys() != theirs.keys() or not all(torch.equal(mine[name], theirs[name]) for name in mine):
+        raise ExportError(f"{folder} holds another model than this run's base. Name another folder.")
