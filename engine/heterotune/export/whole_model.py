@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
@@ -17,7 +19,7 @@ from heterotune.export.run_adapter import RunAdapter
 from heterotune.export.stacking import LM_HEAD, StackedSite
 from heterotune.fleet.model_source import embedded_root
 from heterotune.fleet.model_types import ModelType
-from heterotune.plain_files import in_home, is_folder, is_plain_file
+from heterotune.plain_files import MAX_JSON_BYTES, in_home, is_folder, is_plain_file, read_small_text
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja")
 
@@ -30,7 +32,7 @@ def write_base(folder: Path, adapter: RunAdapter, dtype: str) -> None:
     """
     lm = _read(adapter.model_type, dtype)
     if is_folder(folder) and any(folder.iterdir()):
-        _check_is_this(folder, lm, DTYPES[dtype])
+        _check_is_this(folder, lm)
         return
     _write(folder, lm, adapter)
 
@@ -99,12 +101,26 @@ def _tokenizer_folder(adapter: RunAdapter) -> Path:
     return embedded_root() if is_embedded else folder
 
 
-def _check_is_this(folder: Path, lm: LlamaForCausalLM, dtype: torch.dtype) -> None:
-    """Several adapters may share one base folder."""
+def _check_is_this(folder: Path, lm: LlamaForCausalLM) -> None:
+    """Several adapters may share one base folder. Its tensors are compared one by one; no second model is built."""
     try:
-        there = LlamaForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
+        config = json.loads(read_small_text(folder / "config.json", MAX_JSON_BYTES))
+        is_same = all(config.get(key) == value for key, value in json.loads(lm.config.to_json_string()).items())
+        is_same &= _has_just_these(folder, lm)
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise ExportError(f"{folder} is not empty and holds no model ({error}). Name another folder.") from error
-    mine, theirs = lm.state_dict(), there.state_dict()
-    if mine.keys() != theirs.keys() or not all(torch.equal(mine[name], theirs[name]) for name in mine):
+    if not is_same:
         raise ExportError(f"{folder} holds another model than this run's base. Name another folder.")
+
+
+def _has_just_these(folder: Path, lm: LlamaForCausalLM) -> bool:
+    left = dict(lm.state_dict())
+    if lm.config.tie_word_embeddings:
+        del left[f"{LM_HEAD}.weight"]
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as there:
+            for name in there.keys():  # noqa: SIM118  # no mapping
+                mine, theirs = left.pop(name, None), there.get_tensor(name)
+                if mine is None or mine.dtype != theirs.dtype or not torch.equal(mine, theirs):
+                    return False
+    return not left
