@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heterotune.adapters.peft_start import check_start, read_starts, start_sha256
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.protection_checks import cohort_problems
 from heterotune.config.schema import RunConfig
@@ -67,6 +68,7 @@ def check(config: RunConfig) -> CheckedRun:
     problems += [] if problems else tokenizer_problems(config, model_types, [each.digest for each in tokenizers])
     if problems:
         raise ModelError("\n".join(problems))
+    config = with_known_starts(config, model_types)
     type_of_client = [model_type.name for model_type in model_types for _ in range(model_type.num_clients)]
     data_of_type = rows_of_types(
         model_types,
@@ -80,6 +82,34 @@ def check(config: RunConfig) -> CheckedRun:
     metrics = picked_metrics(config.evaluate.metrics, data_of_type[0])
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"metrics": metrics})})
     return CheckedRun(config, model_types, tokenizers, data_of_type, clients)
+
+
+def with_known_starts(config: RunConfig, model_types: Sequence[ModelType]) -> RunConfig:
+    """Return the run with the digests of the adapters that its fleet starts from, after a check that they fit.
+
+    Where a digest is known already, nothing is looked at: a run that goes on does not need the files any more, and one
+    that begins compares them when it reads them.
+
+    Raises:
+        ModelError: With every problem, and what to set.
+    """
+    fleet, problems, num_new = list(config.fleet), [], 0
+    for number, (entry, model_type) in enumerate(zip(config.fleet, model_types, strict=True)):
+        if entry.adapter is None or entry.adapter_sha256 is not None:
+            continue
+        for method in (config.strategy, *config.compare_with):
+            layout = adapter_layout(method, config, model_type, model_types)
+            problems += check_start(entry, f"fleet.{number}", layout, method)
+        if not problems:
+            fleet[number] = entry.model_copy(update={"adapter_sha256": start_sha256(entry)})
+            num_new += 1
+    if problems:
+        raise ModelError("\n".join(dict.fromkeys(problems)))
+    config = config.model_copy(update={"fleet": tuple(fleet)})
+    if num_new > 1:  # siblings may have been given different values of one tensor; comparing them takes torch
+        for method in (config.strategy, *config.compare_with):
+            read_starts(fleet, [adapter_layout(method, config, each, model_types) for each in model_types], method)
+    return config
 
 
 def check_protection(config: RunConfig, model_types: Sequence[ModelType], clients: Sequence[Client]) -> None:

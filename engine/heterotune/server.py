@@ -29,7 +29,16 @@ class GlobalAdapters:
         constants: Key -> value of scope "constant", which no message carries.
     """
 
-    def __init__(self, layouts: Sequence[AdapterLayout], *, run_seed: int) -> None:
+    def __init__(
+        self, layouts: Sequence[AdapterLayout], *, run_seed: int, start: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Give every tensor its first value.
+
+        Args:
+            layouts: Of every model type, in its order.
+            run_seed: Seeds what begins at random.
+            start: Key -> value of tensors that begin elsewhere; the same on every rank.
+        """
         self.layouts = tuple(layouts)
         self._run_seed = run_seed
         self._exact: dict[str, Tensor] = {}  # before the wire, where it loses something and we are the sender
@@ -39,6 +48,9 @@ class GlobalAdapters:
                 known = self.tensors.setdefault(spec.key, spec)
                 assert known.shape == spec.shape, f"{spec.key}: two shapes under one key"
         self.values: dict[str, Tensor] = {key: self._first_value(spec) for key, spec in sorted(self.tensors.items())}
+        for key, value in (start or {}).items():
+            assert value.shape == self.values[key].shape, f"{key}: a start of another shape"
+            self.values[key] = value
         constants = {spec.key: spec for layout in layouts for spec in layout.tensors if spec.scope == "constant"}
         self.constants = {key: self._first_value(spec) for key, spec in sorted(constants.items())}
 

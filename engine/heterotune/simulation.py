@@ -17,6 +17,7 @@ import torch
 
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import HeadFrame
+from heterotune.adapters.peft_start import read_starts
 from heterotune.aggregation.round_sums import RoundSums
 from heterotune.background import Background
 from heterotune.checkpoint import Checkpoint
@@ -74,7 +75,8 @@ class Simulation:
                 AttachedAdapter(layout, backbone.llama)
                 for layout, backbone in zip(self.layouts, federation.backbones, strict=True)
             ]
-            self.adapters = GlobalAdapters(self.layouts, run_seed=self.config.seed)
+            start = read_starts(self.config.fleet, self.layouts, strategy.name) if saved is None else {}
+            self.adapters = GlobalAdapters(self.layouts, run_seed=self.config.seed, start=start)
             self.heldout = self._heldout()
             self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
             self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)

@@ -77,6 +77,10 @@ class FleetEntry(Section):
     """Original numbers of a sibling's layers, strictly increasing; null = the model folder says."""
     adapter_rank: Count | None = None
     """LoRA rank for this model type, at least 1; null = the strategy's."""
+    adapter: Text | None = None
+    """Folder of a PEFT LoRA that this model type's shared LoRA starts from; null = from nothing."""
+    adapter_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of its adapter_model.safetensors, 64 hexadecimal digits; null = written into the run's config.yaml."""
 
     @field_validator("model")
     @classmethod
@@ -95,6 +99,13 @@ class FleetEntry(Section):
         if layers is not None and (not layers or any(a >= b for a, b in zip(layers, layers[1:], strict=False))):
             raise ValueError("is not strictly increasing. List each original layer once, from low to high.")
         return layers
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> FleetEntry:
+        """A digest is of something."""
+        if self.adapter_sha256 is not None and self.adapter is None:
+            raise ValueError("adapter_sha256 is given without adapter. Name the adapter's folder, or drop it.")
+        return self
 
     def adapter_rank_under(self, options: HeterotuneOptions | FedavgLoraOptions) -> int:
         """Return the LoRA rank of this model type under a strategy's options."""

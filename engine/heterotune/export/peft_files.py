@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from heterotune.adapters.peft_start import CONFIG_FILE, WEIGHTS_FILE
 from heterotune.export.stacking import StackedSite
 from heterotune.fleet.model_types import ALL_LINEARS, ModelType, linear_path
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 DEMA_TYPE = "DEMA"
 """PEFT's name of branches with an activation; `heterotune.peft_dema` registers it."""
 
