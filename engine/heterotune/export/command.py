@@ -24,6 +24,7 @@ from heterotune.plain_files import is_folder, is_plain_file
 MARK_FILE = "heterotune_export.json"
 """What was exported; only a folder with this file in it is ever replaced."""
 BASE_FOLDER = "base"
+_ONLY_HERE = (EMBEDDED_PREFIX, RANDOM_PREFIX)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,11 @@ def _check_form(adapter: RunAdapter, sites: Mapping[str, StackedSite], form: Exp
 def _write_adapter(
     unfinished: Path, out: Path, adapter: RunAdapter, sites: Mapping[str, StackedSite], form: ExportForm
 ) -> tuple[list[str], str, str, str]:
-    base, notes = _base_of(unfinished, out, adapter, form), _head_notes(adapter, sites, form)
+    base, notes = _base_of(unfinished, out, adapter, form, untie=LM_HEAD in sites), _head_notes(adapter, sites, form)
+    if LM_HEAD in sites and form.base is None and _is_tied_elsewhere(adapter):
+        notes.append(
+            "The base model ties its embeddings, which lm_eval cannot load with this; --base writes one untied."
+        )
     dtype = DTYPES["fp32" if form.dtype == "auto" else form.dtype]
     write_peft_adapter(unfinished, sites, adapter.model_type, base, dtype)
     is_lora = all(site.activation == "none" for site in sites.values())
@@ -140,17 +145,23 @@ def _write_merged(
     return _head_notes(adapter, sites, form), "merged", _shown_reference(adapter), usage
 
 
-def _base_of(unfinished: Path, out: Path, adapter: RunAdapter, form: ExportForm) -> str:
+def _base_of(unfinished: Path, out: Path, adapter: RunAdapter, form: ExportForm, *, untie: bool) -> str:
     """Return what others load the base from; writes it where the run's own is in this package only."""
     reference = adapter.model_type.source.reference
     dtype = adapter.dtype if form.dtype == "auto" else form.dtype
     if form.base is not None:
-        write_base(form.base.absolute(), adapter, dtype)
+        write_base(form.base.absolute(), adapter, dtype, untie=untie)
         return str(form.base.absolute())
-    if reference.startswith((EMBEDDED_PREFIX, RANDOM_PREFIX)):
-        write_base(unfinished / BASE_FOLDER, adapter, dtype)
+    if reference.startswith(_ONLY_HERE):
+        write_base(unfinished / BASE_FOLDER, adapter, dtype, untie=untie)
         return str(out / BASE_FOLDER)
     return str(Path(reference).absolute()) if is_folder(Path(reference)) else reference
+
+
+def _is_tied_elsewhere(adapter: RunAdapter) -> bool:
+    """Return whether others load the base from where it is, with tied embeddings."""
+    source = adapter.model_type.source
+    return not source.reference.startswith(_ONLY_HERE) and bool(source.llama.get("tie_word_embeddings", False))
 
 
 def _shown_reference(adapter: RunAdapter) -> str:

@@ -24,13 +24,22 @@ from heterotune.plain_files import MAX_JSON_BYTES, in_home, is_folder, is_plain_
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja")
 
 
-def write_base(folder: Path, adapter: RunAdapter, dtype: str) -> None:
+def write_base(folder: Path, adapter: RunAdapter, dtype: str, *, untie: bool) -> None:
     """Write the frozen model and its tokenizer into a folder; one that already holds just this model stays.
+
+    Args:
+        folder: Where to.
+        adapter: Whose model.
+        dtype: Of the weights.
+        untie: Give it an output embedding of its own, with the same values. With peft 0.21 on tied embeddings and an
+            adapter at the head, transformers' `tie_weights`, which lm_eval calls, ends with a KeyError.
 
     Raises:
         ExportError: If the folder holds anything else.
     """
     lm = _read(adapter.model_type, dtype)
+    if untie and lm.config.tie_word_embeddings:
+        lm = _untied(lm)
     if is_folder(folder) and any(folder.iterdir()):
         _check_is_this(folder, lm)
         return

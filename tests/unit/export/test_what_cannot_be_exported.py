@@ -14,6 +14,7 @@ from heterotune.checkpoint import Checkpoint, save_checkpoint
 from heterotune.errors import CheckpointError, ExportError
 from heterotune.export.command import ExportForm, export_adapter
 from heterotune.export.run_adapter import Choice, read_run_adapter
+from heterotune.fleet.model_source import embedded_root
 
 SMALL = Choice("small")
 MERGE = ExportForm(merge=True)
@@ -163,3 +164,17 @@ def test_the_command(make_run, tmp_path, heterotune):
     assert both.exit_code == 2 and "--best and --round exclude each other" in both.stderr
     both = heterotune("export", run.path, out, "--model-type", "small", "--without-head", "--drop-head-bias")
     assert both.exit_code == 2 and "--without-head and --drop-head-bias exclude each other" in both.stderr
+
+
+def test_a_base_that_stays_where_it_is(make_run, tmp_path):
+    """A folder is named, not copied; where its embeddings are tied, the export says what that means."""
+    folder = embedded_root() / "small"
+    run = make_run([{"name": "small", "model": str(folder), "clients": 2}], data={"source": "embedded:stdlib"})
+    said = export_adapter(run.path, tmp_path / "out", SMALL, ExportForm())
+    assert any("ties its embeddings, which lm_eval cannot load" in line for line in said)
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(folder)
+    assert not (tmp_path / "out" / "base").exists()
+    assert str(folder.parent) not in (tmp_path / "out" / "README.md").read_text()
+    said = export_adapter(run.path, tmp_path / "other", SMALL, ExportForm(base=tmp_path / "base"))
+    assert not any("ties its embeddings" in line for line in said)
+    assert "lm_head.weight" in load_file(tmp_path / "base" / "model.safetensors")
