@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
@@ -51,25 +50,26 @@ def our_scores(exported, ours_of) -> list[list[float]]:
 
 
 def test_lm_eval_scores_an_export_as_we_do(exports, ours_of, tmp_path):
+    """The command of docs/export.md, with a task on disk."""
     exported = exports["small"]
     data = tmp_path / "questions.jsonl"
     data.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
     (tmp_path / "imports.yaml").write_text(TASK.format(data=json.dumps(str(data))))
     base = json.loads((exported.out / "adapter_config.json").read_text())["base_model_name_or_path"]
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", "imports"]
+    command += ["--model_args", f"pretrained={base},peft={exported.out},dtype=float32"]
+    command += ["--include_path", str(tmp_path), "--device", "cpu", "--output_path", str(tmp_path / "found")]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache"), "TQDM_DISABLE": "1"}
-    script = Path(__file__).parent / "lm_eval_process.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), base, str(exported.out)],
-        env=os.environ | offline,
-        capture_output=True,
-        text=True,
-        timeout=240,
+        [*command, "--log_samples"], env=os.environ | offline, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    found, ours = json.loads((tmp_path / "found.json").read_text()), our_scores(exported, ours_of)
-    torch.testing.assert_close(torch.tensor(found["log_likelihoods"]), torch.tensor(ours), rtol=1e-5, atol=1e-4)
-    right = [
-        max(range(3), key=scores.__getitem__) == each["label"] for scores, each in zip(ours, QUESTIONS, strict=True)
-    ]
-    assert found["accuracy"] == sum(right) / len(right)
-    assert not found["heterotune"]
+    results = json.loads(next((tmp_path / "found").rglob("results_*.json")).read_text())["results"]["imports"]
+    lines = next((tmp_path / "found").rglob("samples_imports_*.jsonl")).read_text().splitlines()
+    samples = sorted(map(json.loads, lines), key=lambda sample: sample["doc_id"])
+    theirs = [[float(score) for score, _ in sample["filtered_resps"]] for sample in samples]
+    ours = our_scores(exported, ours_of)
+    torch.testing.assert_close(torch.tensor(theirs), torch.tensor(ours), rtol=1e-5, atol=1e-4)
+    right = [scores.index(max(scores)) == each["label"] for scores, each in zip(ours, QUESTIONS, strict=True)]
+    assert results["acc,none"] == sum(right) / len(right)
+    assert 0 < sum(right) < len(right)
