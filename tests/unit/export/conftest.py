@@ -153,7 +153,8 @@ def stock(exports: dict[str, Exported], input_ids: Tensor, tmp_path_factory: pyt
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads((folder / "found.json").read_text()) | {"logits": load_file(folder / "logits.safetensors")}
+    found = json.loads((folder / "found.json").read_text())
+    return found | {"logits": load_file(folder / "logits.safetensors"), "folder": folder}
 
 
 @pytest.fixture

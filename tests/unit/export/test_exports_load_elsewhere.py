@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 import torch
 
+from heterotune.adapters.peft_start import read_starts
+from heterotune.config.schema import FleetEntry
 from heterotune.data.text_tokenizer import load_tokenizer
 from heterotune.export.stacking import stack_branches
 
@@ -37,6 +39,29 @@ def test_nothing_of_ours_was_imported(stock):
 
 def test_an_activation_loads_with_the_registered_kind(stock, exports):
     assert (stock["logits"]["silu"] - exports["silu"].ours).abs().max() < 1e-5
+    assert torch.equal(stock["logits"]["silu, saved by peft"], stock["logits"]["silu"])
+    assert torch.equal(stock["logits"]["silu, disabled"], stock["logits"]["silu, base"])
+    assert (stock["logits"]["silu"] - stock["logits"]["silu, base"]).abs().max() > 0.1
+
+
+def test_the_registered_kind_trains_with_peft(stock):
+    assert len(stock["trainable"]) == 4 * 2 and all("q_proj.dema_" in name for name in stock["trainable"])
+
+
+def test_what_the_registered_kind_cannot_do(stock):
+    assert stock["refused"] == {
+        "merge": "NotImplementedError: DEMA's branches have a non-linearity, so they cannot be merged into a weight.",
+        "activation": "ValueError: activation = gelu is not known. It is silu.",
+        "embedding": "TypeError: model.embed_tokens is Embedding, not torch.nn.Linear, which DEMA is made for.",
+    }
+
+
+def test_an_adapter_that_peft_saved_is_a_start(stock, exports):
+    adapter = exports["fedavg_lora"].adapter
+    entry = FleetEntry(name="large", model="embedded:large", clients=1, adapter=str(stock["folder"] / "saved by peft"))
+    start = read_starts([entry], [adapter.layout], "fedavg_lora")
+    assert len(start) == len(adapter.layout.tensors)
+    assert all(torch.equal(start[spec.key], adapter.values[spec.name]) for spec in adapter.layout.tensors)
 
 
 def test_a_merged_model_without_the_heads_bias_differs_by_just_that_bias(stock, exports):
