@@ -72,8 +72,8 @@ def export_adapter(run_dir: Path, out: Path, choice: Choice, form: ExportForm) -
     _check_form(adapter, sites, form)
     with _made_whole(out) as unfinished:
         write = _write_merged if form.merge else _write_adapter
-        notes, kind, base, usage = write(unfinished, out, adapter, sites, form)
-        card = card_text(adapter, kind=kind, base=base, usage=usage, notes=notes)
+        notes, kind, usage = write(unfinished, out, adapter, sites, form)
+        card = card_text(adapter, kind=kind, base=_shown_reference(adapter), usage=usage, notes=notes)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
         mark = {"model_type": adapter.model_type.name, "strategy": adapter.strategy, "kind": kind}
         (unfinished / MARK_FILE).write_text(json.dumps(mark) + "\n", encoding="utf-8")
@@ -112,7 +112,7 @@ def _check_form(adapter: RunAdapter, sites: Mapping[str, StackedSite], form: Exp
 
 def _write_adapter(
     unfinished: Path, out: Path, adapter: RunAdapter, sites: Mapping[str, StackedSite], form: ExportForm
-) -> tuple[list[str], str, str, str]:
+) -> tuple[list[str], str, str]:
     base, notes = _base_of(unfinished, out, adapter, form, untie=LM_HEAD in sites), _head_notes(adapter, sites, form)
     if LM_HEAD in sites and form.base is None and _is_tied_elsewhere(adapter):
         notes.append(
@@ -121,7 +121,9 @@ def _write_adapter(
     dtype = DTYPES["fp32" if form.dtype == "auto" else form.dtype]
     write_peft_adapter(unfinished, sites, adapter.model_type, base, dtype)
     is_lora = all(site.activation == "none" for site in sites.values())
-    shown = Path(base).name if Path(base).is_absolute() else base
+    shown = (
+        "this folder/base" if base == str(out / BASE_FOLDER) else "the base model" if Path(base).is_absolute() else base
+    )
     torch_dtype = str(DTYPES[adapter.dtype])
     usage = (
         "import torch\nfrom transformers import AutoModelForCausalLM\nfrom peft import PeftModel\n"
@@ -129,12 +131,12 @@ def _write_adapter(
         + f'\nbase = AutoModelForCausalLM.from_pretrained("{shown}", dtype={torch_dtype})\n'
         + 'model = PeftModel.from_pretrained(base, "this folder")'
     )
-    return notes, "lora" if is_lora else DEMA_TYPE.lower(), shown, usage
+    return notes, "lora" if is_lora else DEMA_TYPE.lower(), usage
 
 
 def _write_merged(
     unfinished: Path, out: Path, adapter: RunAdapter, sites: Mapping[str, StackedSite], form: ExportForm
-) -> tuple[list[str], str, str, str]:
+) -> tuple[list[str], str, str]:
     dtype = adapter.dtype if form.dtype == "auto" else form.dtype
     write_merged(unfinished, adapter, sites, dtype)
     usage = (
@@ -142,7 +144,7 @@ def _write_merged(
         'model = AutoModelForCausalLM.from_pretrained("this folder")\n'
         'tokenizer = AutoTokenizer.from_pretrained("this folder")'
     )
-    return _head_notes(adapter, sites, form), "merged", _shown_reference(adapter), usage
+    return _head_notes(adapter, sites, form), "merged", usage
 
 
 def _base_of(unfinished: Path, out: Path, adapter: RunAdapter, form: ExportForm, *, untie: bool) -> str:

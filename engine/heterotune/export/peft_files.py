@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -47,6 +48,7 @@ def write_peft_adapter(
             tensors[f"{before}_B.bias"] = _bias_in_units_of_scale(site)
     whole = {name: value.to(dtype).contiguous().clone() for name, value in sorted(tensors.items())}
     save_file(whole, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)  # safetensors makes files that nobody else may read
 
 
 def _bias_in_units_of_scale(site: StackedSite) -> Tensor:

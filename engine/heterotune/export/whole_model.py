@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -91,12 +92,31 @@ def _untied(lm: LlamaForCausalLM) -> LlamaForCausalLM:
 
 def _write(folder: Path, lm: LlamaForCausalLM, adapter: RunAdapter) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    lm.save_pretrained(folder)
+    _describe(lm).save_pretrained(folder)
+    lm.generation_config.save_pretrained(folder)
+    # Not `lm.save_pretrained`, which imports DeepSpeed where that is installed: seconds, and warnings on the terminal.
+    save_torch_state_dict(_tensors(lm), folder)
+    for file in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "config.json", file)  # safetensors makes files that nobody else may read
     source = _tokenizer_folder(adapter)
     for pattern in _TOKENIZER_FILES:
         for file in source.glob(pattern):
             if is_plain_file(file):
                 shutil.copyfile(file, folder / file.name)
+
+
+def _describe(lm: LlamaForCausalLM) -> LlamaConfig:
+    """Return the configuration with what `AutoModelForCausalLM` needs of class and dtype."""
+    lm.config.architectures, lm.config.dtype = [type(lm).__name__], lm.dtype
+    return lm.config
+
+
+def _tensors(lm: LlamaForCausalLM) -> dict[str, torch.Tensor]:
+    """Return what is written; tied embeddings once."""
+    tensors = lm.state_dict()
+    if lm.config.tie_word_embeddings:
+        del tensors[f"{LM_HEAD}.weight"]
+    return tensors
 
 
 def _tokenizer_folder(adapter: RunAdapter) -> Path:
@@ -114,7 +134,8 @@ def _check_is_this(folder: Path, lm: LlamaForCausalLM) -> None:
     """Several adapters may share one base folder. Its tensors are compared one by one; no second model is built."""
     try:
         config = json.loads(read_small_text(folder / "config.json", MAX_JSON_BYTES))
-        is_same = all(config.get(key) == value for key, value in json.loads(lm.config.to_json_string()).items())
+        wanted = json.loads(_describe(lm).to_json_string()).items()
+        is_same = all(config.get(key) == value for key, value in wanted if key != "transformers_version")
         is_same &= _has_just_these(folder, lm)
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise ExportError(f"{folder} is not empty and holds no model ({error}). Name another folder.") from error
@@ -123,9 +144,7 @@ def _check_is_this(folder: Path, lm: LlamaForCausalLM) -> None:
 
 
 def _has_just_these(folder: Path, lm: LlamaForCausalLM) -> bool:
-    left = dict(lm.state_dict())
-    if lm.config.tie_word_embeddings:
-        del left[f"{LM_HEAD}.weight"]
+    left = _tensors(lm)
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as there:
             for name in there.keys():  # noqa: SIM118  # no mapping

@@ -153,6 +153,9 @@ def test_the_card_has_the_runs_facts_and_nobodys_paths(make_run, tmp_path):
         assert fact in card
     assert str(tmp_path) not in card
     assert said[0].startswith("lora of small after round 3, the last: ")
+    assert "| base model | embedded:small |" in card and 'from_pretrained("this folder/base"' in card
+    modes = {path.stat().st_mode for path in (tmp_path / "out").rglob("*.*")}
+    assert len(modes) == 1, "a file that others cannot read"
     assert load_file(tmp_path / "out" / "adapter_model.safetensors").popitem()[1].dtype == torch.bfloat16
 
 
