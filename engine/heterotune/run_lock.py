@@ -34,7 +34,7 @@ def locked(folder: Path, environ: Mapping[str, str], patience_seconds: float = P
     Raises:
         LaunchError: If another job holds it, with the holder's name; or if the folder cannot be written to.
     """
-    lock, mine = folder / LOCK_FILE, _myself(environ)
+    lock, mine = folder / LOCK_FILE, this_process(environ)
     try:
         _take(lock, mine, time.monotonic() + patience_seconds)
     except OSError as error:
@@ -74,7 +74,8 @@ def _linked(unfinished: Path, lock: Path) -> bool:
     return True
 
 
-def _myself(environ: Mapping[str, str]) -> dict[str, Any]:
+def this_process(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return what tells this process from every other: host, pid, start, and the batch job that it is in."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),

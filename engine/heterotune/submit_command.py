@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def submit_run(
     *,
     dry_run: bool,
     wait: bool,
+    as_json: bool = False,
 ) -> int:
     """Check a run and a request, submit the job, and follow it if that is wanted.
 
@@ -45,6 +47,7 @@ def submit_run(
         python: Interpreter on the nodes.
         dry_run: Print the script instead; nothing is made, nobody is asked.
         wait: Follow the job to its end.
+        as_json: Print the job, its folders and its log as JSON; what is said meanwhile goes to standard error.
 
     Returns:
         0, or the job's exit code if it was followed.
@@ -54,7 +57,7 @@ def submit_run(
         LaunchError: If Slurm refuses the job or loses it.
         DataError, ModelError: If the run could not start; they are looked for here, so that nobody queues in vain.
     """
-    console = report_console()
+    console = report_console(stderr=as_json)
     config = load_checked(run_yaml, overrides, request, run_dir, dry_run=dry_run)
     via = choose_via(request, python, lambda warning: _print(console, f"Warning: {warning}"), dry_run=dry_run)
     if dry_run:
@@ -64,9 +67,18 @@ def submit_run(
 
     preflight.check(config)
     submission = submit(plan(config, request, run_dir or new_run_dir(config), python, via), config, os.environ)
-    for line in _submission_lines(submission):
-        _print(console, line)
+    if as_json:
+        print(json.dumps(_as_json(submission), indent=1), flush=True)
+    else:
+        for line in _submission_lines(submission):
+            _print(console, line)
     return _follow(submission, console) if wait else 0
+
+
+def _as_json(submission: Submission) -> dict[str, object]:
+    """What a script needs to know about a job that was submitted."""
+    folders = [str(folder.path) for folder in submission.folders]
+    return {"job": submission.job, "script": str(submission.script), "run_dirs": folders, "log": str(submission.log)}
 
 
 def _submission_lines(submission: Submission) -> list[str]:

@@ -121,7 +121,7 @@ def test_a_stopped_run_says_how_to_go_on(
     done = heterotune("run", run_yaml, "--output", tmp_path / "out")
     (folder,) = run_folders(tmp_path)
     assert done.exit_code == 75
-    assert f"Stopped, saved after round 3; go on with `heterotune run --resume {folder}`." in done.stderr
+    assert f"Stopped, saved after round 3; go on with `heterotune resume {folder}`." in done.stderr
 
 
 def test_a_run_goes_on_in_its_folder(
@@ -144,7 +144,7 @@ def test_a_run_goes_on_in_its_folder(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "RUN.yaml is missing. Name a run file, or an earlier run with --resume RUN_DIR."),
+        ((), "RUN.yaml is missing. Name a run file, or an earlier run with --resume RUN_DIR. `heterotune init` writes"),
         (("{run_yaml}", "--resume", "{folder}"), "RUN.yaml = {run_yaml} does not go with --resume"),
         (("--resume", "{folder}", "--output", "out"), "--output = out does not go with --resume"),
         (("--resume", "{empty}"), "{empty} has no config.yaml: it is no run folder. Name one that is."),

@@ -57,8 +57,9 @@ LEVELS = (
         "topology",
         "uplink",
     ),
-    ("chunk_tuning", "launching", "doctor", "export", "planning", "report", "runner", "simulation", "summary"),
-    ("cli", "ledger_command", "profile_command", "submit_command", "worker"),
+    ("chunk_tuning", "launching", "doctor", "local_run", "planning", "report", "runner", "simulation", "summary"),
+    ("ledger_command", "profile_command", "submit_command", "worker"),
+    ("api", "cli", "commands"),
 )
 """From the bottom up; a name is a package or a module at the top of heterotune, "" is heterotune/__init__.py."""
 

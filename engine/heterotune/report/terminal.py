@@ -39,10 +39,15 @@ _QUALITY = {
 }
 
 
-def report_console() -> Console:
-    """Return the console for reports: as wide as the terminal, or wide enough for the table where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+def report_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Return the console for reports: as wide as the terminal, or wide enough for the table where there is none.
+
+    Args:
+        stderr: Standard output is for something else, such as JSON.
+        quiet: Show nothing at all.
+    """
+    console = Console(stderr=stderr, quiet=quiet)
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH, stderr=stderr, quiet=quiet)
 
 
 def final_report(summary: Mapping[str, Any], run_path: Path) -> ConsoleRenderable:
