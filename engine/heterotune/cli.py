@@ -12,9 +12,11 @@ from heterotune import __version__
 from heterotune.commands.doctor import doctor
 from heterotune.commands.ending import errors_end_the_command as _errors_end_the_command
 from heterotune.commands.ending import exit_codes_line
+from heterotune.commands.init import init
 from heterotune.commands.ledger import ledger
 from heterotune.commands.plan import plan
 from heterotune.commands.run import resume, run
+from heterotune.commands.schema import schema
 from heterotune.commands.submit import submit
 
 app = typer.Typer(
@@ -40,7 +42,7 @@ def _options(
     """Federated fine-tuning of heterogeneous LLaMA fleets, simulated on HPC clusters."""
 
 
-for _command in (run, resume, plan, submit, doctor, ledger):
+for _command in (init, run, resume, plan, submit, doctor, schema, ledger):
     app.command()(_command)
 
 

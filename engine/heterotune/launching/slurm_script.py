@@ -36,6 +36,7 @@ class BatchScript:
         container: Apptainer image in which the ranks run; None = none.
         signal_seconds: How long before the time limit the run is asked to save and stop.
         work_dir: Folder that relative paths of the run file start from; None = there are none.
+        run_file: Run file that a run folder without one gets a copy of; None = it is there already.
         options: More options of sbatch, `name` or `name=value`.
     """
 
@@ -54,6 +55,7 @@ class BatchScript:
     container: str | None = None
     signal_seconds: int = 120
     work_dir: str | None = None
+    run_file: str | None = None
     options: tuple[str, ...] = ()
 
     @property
@@ -90,10 +92,12 @@ def _header(script: BatchScript) -> str:
         "signal": f"B:USR1@{script.signal_seconds}",
     }
     options = [f"{name}={value}" for name, value in wanted.items() if value is not None]
-    again = f"sbatch {PurePosixPath(script.run_dir) / SCRIPT_FILE}"
+    author = "submit" if script.run_file is None else "init"
+    beside = PurePosixPath(script.run_dir) if script.run_file is None else PurePosixPath(script.run_file).parent
+    again = f"sbatch {beside / SCRIPT_FILE}"
     about = [
         "#!/usr/bin/env bash",
-        f"# {script.name} on {script.num_nodes} x {script.ranks_per_node} ranks, written by `heterotune submit`.",
+        f"# {script.name} on {script.num_nodes} x {script.ranks_per_node} ranks, written by `heterotune {author}`.",
         f"# A run that stopped goes on from its newest checkpoint with: {again}",
     ]
     return "\n".join([*about, *(f"#SBATCH --{option}" for option in (*options, "requeue", *script.options))])
@@ -107,6 +111,12 @@ def _places(script: BatchScript) -> str:
     lines = [f"RUN_DIR={run_dir}", f"PYTHON={shlex.quote(script.python)}"]
     if script.work_dir:
         lines += ["# The run file names paths that start here.", f"cd {shlex.quote(script.work_dir)} || exit 1"]
+    if script.run_file:
+        copy = f'[[ -e "$RUN_DIR/config.yaml" ]] || cp {shlex.quote(script.run_file)} "$RUN_DIR/config.yaml" || exit 1'
+        lines += [
+            "# A new run; for another one, choose another RUN_DIR here and in --output, and make its logs folder.",
+            copy,
+        ]
     return "\n".join([*lines, 'export PATH="${PYTHON%/*}:$PATH"  # mpirun and deepspeed are beside python'])
 
 
