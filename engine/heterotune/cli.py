@@ -17,6 +17,7 @@ from heterotune.commands.ledger import ledger
 from heterotune.commands.plan import plan
 from heterotune.commands.run import resume, run
 from heterotune.commands.schema import schema
+from heterotune.commands.status import status
 from heterotune.commands.submit import submit
 
 app = typer.Typer(
@@ -42,7 +43,7 @@ def _options(
     """Federated fine-tuning of heterogeneous LLaMA fleets, simulated on HPC clusters."""
 
 
-for _command in (init, run, resume, plan, submit, doctor, schema, ledger):
+for _command in (init, run, resume, status, plan, submit, doctor, schema, ledger):
     app.command()(_command)
 
 

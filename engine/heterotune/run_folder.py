@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,16 @@ class RunFolder:
         """Return the log of a rank."""
         return self.log_folder / f"rank-{mpi_rank:04d}.log"
 
+    def write_presence(self, mpi_rank: int, process: Mapping[str, Any]) -> None:
+        """Say which process a rank of this attempt is, for `heterotune status`; without it everything else works."""
+        with suppress(OSError):
+            self.write_json_atomic(f"logs/rank-{mpi_rank:04d}.json", process)
+
+    def read_presences(self) -> list[dict[str, Any]]:
+        """Return which processes the ranks of the last attempt were, in rank order."""
+        found = (_read_object(path) for path in sorted(self.log_folder.glob("rank-*.json")))
+        return [process for process in found if process is not None]
+
     def write_config(self, config: RunConfig, facts: Mapping[str, object] | None = None) -> None:
         """Write the resolved run; `facts` (versions, commit, what "auto" became) go above it as comments."""
         lines = [f"# {key}: {value}\n" for key, value in (facts or {}).items()]
@@ -149,6 +159,8 @@ class RunFolder:
         if not resume and any((self.path / name).exists() for name in GROWING_FILES):
             raise LaunchError(f"{self.path} already holds a run. Resume it, or give the new run another folder.")
         (self.path / FAILURE_FILE).unlink(missing_ok=True)
+        for path in self.log_folder.glob("rank-*.json"):
+            path.unlink()
 
     def positions(self) -> dict[str, int]:
         """Return the length in bytes of every file that grows; 0 where there is none."""

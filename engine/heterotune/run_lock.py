@@ -104,6 +104,18 @@ def _told(lock: Path, holder: Mapping[str, Any]) -> str:
     )
 
 
+def read_holder(folder: Path) -> dict[str, Any]:
+    """Return who holds a run folder's lock, as `this_process` wrote it; {} if nobody does."""
+    return _read(folder / LOCK_FILE)
+
+
+def is_alive(process: Mapping[str, Any]) -> bool | None:
+    """Return whether a process that `this_process` described works still; None if it is on another host."""
+    if process.get("host") != socket.gethostname():
+        return None
+    return not _is_gone(process, this_process({}))
+
+
 def _read(lock: Path) -> dict[str, Any]:
     """Return a lock's holder; {} if there is none or it is unreadable."""
     try:

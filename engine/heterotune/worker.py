@@ -33,7 +33,7 @@ from heterotune.launching.stopping import StopRequest, forget_earlier_request
 from heterotune.launching.worker_environment import gpu_is_usable, num_threads, worker_variables
 from heterotune.profiling.timing import Stopwatch
 from heterotune.run_folder import RunFolder
-from heterotune.run_lock import locked
+from heterotune.run_lock import locked, this_process
 
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             terminal.write(f"run folder {folder.path}\n")
         with _root_holds(folder, channel, stop, resume=options.resume):
             _log_to(folder.log_path(mpi_rank), also=terminal if mpi_rank == ROOT else None)
+            folder.write_presence(mpi_rank, {"mpi_rank": mpi_rank, **this_process()})
             environment = _settle(config, channel, environment)
             _run(config, channel, environment, folder, resume=options.resume, stop_wanted=stop.wanted)
         _end_in_time(environment, config.watchdog_seconds)

@@ -67,6 +67,7 @@ LEVELS = (
         "runner",
         "simulation",
         "starter",
+        "status",
         "summary",
     ),
     ("ledger_command", "profile_command", "submit_command", "worker"),

@@ -25,6 +25,9 @@ from heterotune.launching.slurm_cluster import submit_script
 from heterotune.launching.slurm_script import SCRIPT_FILE, BatchScript, render
 from heterotune.run_folder import RunFolder
 
+JOB_FILE = "job-id"
+"""In the run folder: Slurm's number of its job, of an array's task NUMBER_SEED; `heterotune status` asks with it."""
+
 _UNNAMED_TIME = "YYYYmmdd-HHMMSS"
 
 
@@ -159,6 +162,8 @@ def submit(script: BatchScript, config: RunConfig, environ: Mapping[str, str]) -
         path = root / SCRIPT_FILE
         path.write_text(render(script), encoding="utf-8")
         job = submit_script(path, _job_environment(environ))
+        for folder in folders:
+            (folder.path / JOB_FILE).write_text(f"{_job_of(job, folder, script)}\n", encoding="utf-8")
     except OSError as error:
         raise LaunchError(
             f"{root}: no run folder can be made there ({error.strerror}). Choose another --run-dir."
@@ -168,6 +173,11 @@ def submit(script: BatchScript, config: RunConfig, environ: Mapping[str, str]) -
         raise
     log = script.log_pattern.replace("%j", job).replace("%A", job).replace("seed-%a", "seed-*").replace("%a", "*")
     return Submission(job, path, folders, log)
+
+
+def _job_of(job: str, folder: RunFolder, script: BatchScript) -> str:
+    """Return what Slurm calls the job of a run folder."""
+    return job if script.array is None else f"{job}_{folder.path.name.removeprefix('seed-')}"
 
 
 def _make_folders(root: Path, script: BatchScript, config: RunConfig) -> tuple[RunFolder, ...]:
