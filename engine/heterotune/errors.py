@@ -71,6 +71,10 @@ class RunStopped(HeterotuneError):
     exit_code = PREEMPTED
 
 
+class RunFailed(HeterotuneError):
+    """The ranks of a run that Python code started ended badly; carries the first failing rank's traceback."""
+
+
 class WireError(HeterotuneError):
     """Bytes that are not a message of ours."""
 

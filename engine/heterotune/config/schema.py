@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -323,6 +324,13 @@ class RunConfig(Section):
     def needs_of(self, strategy: StrategyName) -> Needs:
         """Return what a method's server needs of a round's updates; its options may need more than the method does."""
         return getattr(getattr(self, strategy, None), "needs", METHODS[strategy].needs)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+        """Read and check a run file, as `load_run` does; raises ConfigError with every problem."""
+        from heterotune.config.load import load_run  # which reads into this class
+
+        return load_run(path, overrides)
 
     @property
     def num_clients(self) -> int:

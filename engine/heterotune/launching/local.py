@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -172,7 +173,13 @@ def _is_launcher_variable(name: str) -> bool:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception, as Ctrl-C already is, so that `finally` ends the ranks."""
+    """Turn SIGTERM and SIGHUP into an exception, as Ctrl-C already is, so that `finally` ends the ranks.
+
+    Only the main thread may do that; a caller in another one has the signals of its program.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
