@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from heterotune import __version__
+from heterotune.commands.arguments import AsJson, RunDir
 from heterotune.commands.doctor import doctor
 from heterotune.commands.ending import errors_end_the_command as _errors_end_the_command
 from heterotune.commands.ending import exit_codes_line
@@ -49,17 +49,18 @@ for _command in (init, run, resume, status, plan, submit, doctor, schema, ledger
 
 @app.command()
 def profile(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run folder.")],
+    run_dir: RunDir,
     trace: Annotated[
         bool, typer.Option("--trace", help="Write a Chrome trace of the newest round: open it in ui.perfetto.dev.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what memory every MPI rank needed in every phase, and write it as table and plot."""
     from heterotune.profile_command import profile_run
     from heterotune.report.terminal import report_console
 
     with _errors_end_the_command():
-        profile_run(run_dir, report_console(), trace=trace)
+        profile_run(run_dir, report_console(), trace=trace, as_json=as_json)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -18,18 +19,22 @@ from heterotune.run_folder import RunFolder
 TABLE_FILE, PLOT_FILE, DEVICE_PLOT_FILE, TRACE_FILE = "profile.csv", "profile.png", "profile-gpu.png", "trace.json"
 
 
-def profile_run(run_dir: Path, console: Console, *, trace: bool) -> None:
+def profile_run(run_dir: Path, console: Console, *, trace: bool, as_json: bool = False) -> None:
     """Show a run's memory and write it as table and plot beside the run's files, comparisons too.
 
     Args:
         run_dir: The run folder; its run may have crashed or still be at work.
         console: Where to show it.
         trace: Write a Chrome trace of the newest round, too.
+        as_json: Print the peaks as JSON instead, and write neither table nor plot.
 
     Raises:
         LaunchError: If it is no run folder, nothing can be written there, or there is nothing to trace.
     """
     profiles = read_profiles(run_dir)
+    if as_json:
+        print(json.dumps({profile.name or "run": _as_json(profile) for profile in profiles}, indent=1))
+        return
     for profile in profiles:
         for part in profile_report(profile):
             console.print(part)
@@ -43,6 +48,12 @@ def profile_run(run_dir: Path, console: Console, *, trace: bool) -> None:
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if trace and not any(profile.peaks for profile in profiles):
         read_spans(profiles[0].folder)
+
+
+def _as_json(profile: RunProfile) -> dict[str, object]:
+    """Return one strategy's peaks with their components, its leaks, and what is not there."""
+    peaks = [{**asdict(peak), "unexplained_bytes": peak.unexplained_bytes} for peak in profile.peaks]
+    return {"peaks": peaks, "leaks": [leak.as_record() for leak in profile.leaks], "missing": list(profile.missing)}
 
 
 def _write(profile: RunProfile) -> list[Path]:

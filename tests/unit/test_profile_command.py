@@ -38,6 +38,16 @@ def test_table_plots_and_traces_of_the_run_and_its_comparison(run_dir) -> None:
             assert (folder / name).is_file() and f"wrote {folder / name}" in result.output
 
 
+def test_json_has_every_peak_and_writes_nothing(run_dir) -> None:
+    before = sorted(run_dir.rglob("*"))
+    told = json.loads(heterotune(run_dir, "--json").stdout)
+    assert list(told) == ["run", "fedavg_lora"]
+    resident, gpu = told["run"]["peaks"]
+    assert (resident["peak_bytes"], resident["mpi_rank"], resident["unexplained_bytes"]) == (2**20, 0, None)
+    assert (gpu["kind"], gpu["components"], gpu["unexplained_bytes"]) == ("device_allocated", {"logits": 2**19}, 2**19)
+    assert told["run"]["missing"] and sorted(run_dir.rglob("*")) == before
+
+
 def test_without_trace_none_is_written(run_dir) -> None:
     assert heterotune(run_dir).exit_code == 0
     assert not (run_dir / "trace.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import escape
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,15 @@ DEFAULT_RUN_FILE = Path("run.yaml")
 RunFile = Annotated[
     Path | None, typer.Argument(metavar="[RUN.yaml]", help="The run file; default: ./run.yaml.", show_default=False)
 ]
-RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run folder.")]
+
+
+def run_folders_here(incomplete: str) -> list[str]:
+    """Return the run folders below here that begin like a word, newest first; the shell completes with them."""
+    patterns = (f"{escape(incomplete)}*/config.yaml", f"{escape(incomplete)}*/*/config.yaml")
+    return sorted((str(path.parent) for pattern in patterns for path in Path().glob(pattern)), reverse=True)
+
+
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run folder.", autocompletion=run_folders_here)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
