@@ -1,4 +1,4 @@
-"""The command `heterotune`: registers the commands. Each is a thin function that calls functions elsewhere."""
+"""The command `heterotune`: registers the commands; each is a thin function in `commands/`, one a file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from typing import Annotated
 import typer
 
 from heterotune import __version__
-from heterotune.commands.arguments import AsJson, RunDir
 from heterotune.commands.doctor import doctor
-from heterotune.commands.ending import errors_end_the_command as _errors_end_the_command
 from heterotune.commands.ending import exit_codes_line
 from heterotune.commands.init import init
 from heterotune.commands.ledger import ledger
 from heterotune.commands.plan import plan
+from heterotune.commands.profile import profile
 from heterotune.commands.run import resume, run
 from heterotune.commands.schema import schema
 from heterotune.commands.status import status
 from heterotune.commands.submit import submit
+
+PANELS = {
+    "Prepare": (init, plan, doctor, schema),
+    "Run": (run, resume, submit),
+    "Look at a run": (status, ledger, profile),
+}
+"""Heading in `heterotune --help` -> commands below it."""
 
 app = typer.Typer(
     help="Federated fine-tuning of heterogeneous LLaMA fleets, simulated on HPC clusters.",
@@ -43,24 +49,9 @@ def _options(
     """Federated fine-tuning of heterogeneous LLaMA fleets, simulated on HPC clusters."""
 
 
-for _command in (init, run, resume, status, plan, submit, doctor, schema, ledger):
-    app.command()(_command)
-
-
-@app.command()
-def profile(
-    run_dir: RunDir,
-    trace: Annotated[
-        bool, typer.Option("--trace", help="Write a Chrome trace of the newest round: open it in ui.perfetto.dev.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show what memory every MPI rank needed in every phase, and write it as table and plot."""
-    from heterotune.profile_command import profile_run
-    from heterotune.report.terminal import report_console
-
-    with _errors_end_the_command():
-        profile_run(run_dir, report_console(), trace=trace, as_json=as_json)
+for _panel, _commands in PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
 
 
 def main() -> None:

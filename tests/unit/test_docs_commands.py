@@ -95,7 +95,8 @@ def finished_run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     run_yaml = folder / "run.yaml"
     run_yaml.write_text(
-        "{name: tiny, rounds: 1, fleet: [{name: small, model: 'embedded:small', clients: 8}],\n"
+        "{name: tiny, rounds: 1, fleet: [{name: small, model: 'embedded:small', clients: 4},\n"
+        "{name: large, model: 'embedded:large', clients: 4}],\n"
         "data: {source: 'embedded:stdlib', max_tokens: 32, max_rows_per_client: 8}, local: {steps: 1, batch_size: 2},\n"
         "backbone: {ds_config: none}, chunk: {clients: 2}, evaluate: {max_rows: 4}}"
     )
