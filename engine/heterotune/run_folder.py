@@ -32,6 +32,8 @@ MANIFEST_FILE = "manifest.json"
 """A checkpoint is `checkpoints/round-000010/`, and whole exactly if this file is in it."""
 PROGRESS_FOLDER = "progress"
 """What is finished of a round in progress: `progress/round-000011/`."""
+RANKS_FOLDER = "ranks"
+"""Which process on which host each rank of the last attempt is: `ranks/0001.json`."""
 GROWING_FILES = (METRICS_FILE, LEDGER_FILE, TRAFFIC_FILE, MEMORY_FILE)
 _MAX_SAME_SECOND = 1000
 _MAX_OBJECT_BYTES = 256 << 20  # a summary grows with the rounds
@@ -111,11 +113,12 @@ class RunFolder:
     def write_presence(self, mpi_rank: int, process: Mapping[str, Any]) -> None:
         """Say which process a rank of this attempt is, for `heterotune status`; without it everything else works."""
         with suppress(OSError):
-            self.write_json_atomic(f"logs/rank-{mpi_rank:04d}.json", process)
+            (self.path / RANKS_FOLDER).mkdir(exist_ok=True)
+            self.write_json_atomic(f"{RANKS_FOLDER}/{mpi_rank:04d}.json", process)
 
     def read_presences(self) -> list[dict[str, Any]]:
         """Return which processes the ranks of the last attempt were, in rank order."""
-        found = (_read_object(path) for path in sorted(self.log_folder.glob("rank-*.json")))
+        found = (_read_object(path) for path in sorted((self.path / RANKS_FOLDER).glob("*.json")))
         return [process for process in found if process is not None]
 
     def write_config(self, config: RunConfig, facts: Mapping[str, object] | None = None) -> None:
@@ -159,7 +162,7 @@ class RunFolder:
         if not resume and any((self.path / name).exists() for name in GROWING_FILES):
             raise LaunchError(f"{self.path} already holds a run. Resume it, or give the new run another folder.")
         (self.path / FAILURE_FILE).unlink(missing_ok=True)
-        for path in self.log_folder.glob("rank-*.json"):
+        for path in (self.path / RANKS_FOLDER).glob("*.json"):
             path.unlink()
 
     def positions(self) -> dict[str, int]:
