@@ -43,6 +43,7 @@ PLACES = {
     r"runs/[\w-]+-\d{8}-\d{6}": "RUN_DIR",
     r"seeds?/seed-\d+": "RUN_DIR",
     r"\bRUN_DIR\b": "runs/done",
+    r"\bRUNS_DIR\b": "runs",
     r"\bRUN\.yaml\b": "run.yaml",
 }
 """What pages write for something of the reader's -> what is there in this test."""
@@ -98,6 +99,7 @@ def finished_run(tmp_path_factory) -> Path:
         "{name: tiny, rounds: 1, fleet: [{name: small, model: 'embedded:small', clients: 4},\n"
         "{name: large, model: 'embedded:large', clients: 4}],\n"
         "data: {source: 'embedded:stdlib', max_tokens: 32, max_rows_per_client: 8}, local: {steps: 1, batch_size: 2},\n"
+        "compare_with: [fedavg_lora], heterotune: {personal_rank: 1, head_rank: 4},\n"
         "backbone: {ds_config: none}, chunk: {clients: 2}, evaluate: {max_rows: 4}}"
     )
     run = RunFolder.create(load_run(run_yaml), folder, "tiny")
