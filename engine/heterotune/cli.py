@@ -10,6 +10,7 @@ import typer
 from heterotune import __version__
 from heterotune.commands.doctor import doctor
 from heterotune.commands.ending import exit_codes_line
+from heterotune.commands.export import export
 from heterotune.commands.init import init
 from heterotune.commands.ledger import ledger
 from heterotune.commands.plan import plan
@@ -23,6 +24,7 @@ PANELS = {
     "Prepare": (init, plan, doctor, schema),
     "Run": (run, resume, submit),
     "Look at a run": (status, ledger, profile),
+    "Take it elsewhere": (export,),
 }
 """Heading in `heterotune --help` -> commands below it."""
 

@@ -61,6 +61,7 @@ LEVELS = (
         "chunk_tuning",
         "launching",
         "doctor",
+        "export",
         "local_run",
         "planning",
         "report",
