@@ -36,6 +36,7 @@ OTHERS = {
     r"mkdir -p RUN_DIR/logs": "tests/cluster/test_launchers.py",
     r"cp RUN.yaml RUN_DIR/config.yaml": "tests/cluster/test_launchers.py",
     r"qsub .*": "needs PBS",
+    r"lm_eval run .*": "tests/unit/export/test_lm_eval.py",
 }
 """A command as a pattern -> the test that runs it, or what it needs; the page names the latter just before."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from heterotune.config.load import load_run
 from heterotune.config.nearest import suggestion
 from heterotune.config.schema import RunConfig
 from heterotune.errors import CheckpointError, ExportError
-from heterotune.fleet.model_source import describe_model
+from heterotune.fleet.model_source import describe_model, resolve_model
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.randomness import NO_CLIENT
 from heterotune.run_folder import CHECKPOINTS_FOLDER, RunFolder
@@ -73,6 +73,14 @@ class RunAdapter:
     frame: HeadFrame | None
     client: int | None
     when: str
+
+    def whole_model(self) -> ModelType:
+        """Return the model type with its weights found, which the adapter alone does not need.
+
+        Raises:
+            ModelError: If they are gone.
+        """
+        return replace(self.model_type, source=resolve_model(self.model_type.source.reference))
 
     @property
     def dtype(self) -> str:

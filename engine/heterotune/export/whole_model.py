@@ -38,7 +38,7 @@ def write_base(folder: Path, adapter: RunAdapter, dtype: str, *, untie: bool) ->
     Raises:
         ExportError: If the folder holds anything else.
     """
-    lm = _read(adapter.model_type, dtype)
+    lm = _read(adapter.whole_model(), dtype)
     if untie and lm.config.tie_word_embeddings:
         lm = _untied(lm)
     if is_folder(folder) and any(folder.iterdir()):
@@ -58,7 +58,7 @@ def write_merged(folder: Path, adapter: RunAdapter, sites: Mapping[str, StackedS
         sites: Its branches; none has an activation, and what bias they have is left out: the caller's decision.
         dtype: fp32, bf16 or fp16.
     """
-    lm = _read(adapter.model_type, adapter.dtype).float()
+    lm = _read(adapter.whole_model(), adapter.dtype).float()
     if LM_HEAD in sites and lm.config.tie_word_embeddings:
         lm = _untied(lm)
     for path, site in sites.items():
