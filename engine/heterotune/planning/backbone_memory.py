@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from heterotune.config.schema import NO_QUANTIZATION
 from heterotune.planning.shapes import TypeShape
 
 Place = Literal["replica", "cpu", "nvme", "device"]
+_FOUR_BIT_BYTES = 1 / 2 + 4 / 64  # bitsandbytes: a float32 scale for each block of 64 weights
 _PREFETCH_ELEMENTS = 50_000_000
 _LIVE_ELEMENTS = 1_000_000_000
 """DeepSpeed's defaults of stage3_prefetch_bucket_size and stage3_max_live_parameters."""
@@ -74,6 +76,22 @@ def read_sharding(ds_config: Mapping[str, Any] | None, *, group_size: int, group
 def shard_elements(shape: TypeShape, sharding: Sharding) -> int:
     """Return the weights that one rank holds of a model type."""
     return -(-shape.model_type.num_parameters // sharding.group_size)
+
+
+def held_bytes(shape: TypeShape, sharding: Sharding, dtype_bytes: int, quantize: str) -> int:
+    """Return the bytes of the weights that one rank holds of a model type.
+
+    Args:
+        shape: The model type.
+        sharding: How weights are held.
+        dtype_bytes: Of a weight that is not quantised.
+        quantize: `backbone.quantize`: with 4 bits, the linears of the layers are half a byte and a scale each 64.
+    """
+    elements = shard_elements(shape, sharding)
+    if quantize == NO_QUANTIZATION:
+        return elements * dtype_bytes
+    four_bits = shape.num_layers * sum(rows * columns for rows, columns in shape.model_type.linear_shapes.values())
+    return (elements - four_bits) * dtype_bytes + round(four_bits * _FOUR_BIT_BYTES)
 
 
 def ahead_elements(shape: TypeShape, sharding: Sharding) -> int:

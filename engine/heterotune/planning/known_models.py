@@ -40,5 +40,5 @@ def describe(reference: str) -> ModelSource:
     """
     if reference not in HUB_IDS:
         return describe_model(reference)
-    # A folder, because weights that are read need less memory than random ones that every rank draws.
+    # A folder, because weights that are read are never whole blocks of float32, as random ones are.
     return replace(describe_model(KNOWN_MODELS[HUB_IDS[reference]]), reference=reference, folder=Path(reference))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from heterotune.fleet.chunks import Chunk
 from heterotune.planning import activations as act
-from heterotune.planning.backbone_memory import ahead_elements, late_elements, shard_elements
+from heterotune.planning.backbone_memory import ahead_elements, late_elements
 from heterotune.planning.bank_memory import bank_bytes, copies_in_pass_bytes, moments_bytes, step_bytes
 from heterotune.planning.buffers import broadcast_bytes, data_bytes, kept_bytes, sums_bytes, update_bytes
 from heterotune.planning.setting import Setting
@@ -125,7 +125,7 @@ def _static(setting: Setting) -> tuple[Components, Components]:
     host: Components = Counter({words.RUNTIME: runtime + chosen.deepspeed_bytes * sharding.is_sharded})
     host[words.DATA] = data_bytes(setting)
     host[words.BUFFERS] = kept_bytes(setting)
-    shards = sum(shard_elements(shape, sharding) for shape in setting.shapes) * wide
+    shards = setting.backbone_bytes
     compute: Components = Counter()
     if sharding.place in ("replica", "device"):
         compute[words.BACKBONE_SHARDS] = shards
@@ -146,8 +146,7 @@ def _placed(
     """Put a phase's components where they are."""
     sharding, nvme = setting.sharding, Counter()
     if sharding.place == "nvme":
-        elements = sum(shard_elements(shape, sharding) for shape in setting.shapes)
-        nvme[words.BACKBONE_SHARDS] = elements * setting.dtype_bytes
+        nvme[words.BACKBONE_SHARDS] = setting.backbone_bytes
     if phase == "load":
         host = Counter({words.RUNTIME: host[words.RUNTIME], words.DATA: host[words.DATA]})
     added = largest[phase]
@@ -183,17 +182,14 @@ def _evaluate(setting: Setting, shape: TypeShape) -> Components:
 
 
 def _load(setting: Setting) -> Components:
-    """Return what loading needs: all backbones, and of one that is drawn or written for mapping a whole copy."""
-    sharding, wide = setting.sharding, setting.dtype_bytes
-    shards = sum(shard_elements(shape, sharding) for shape in setting.shapes) * wide
-    copies = [
-        (4 if shape.model_type.source.folder is None else wide) * shape.model_type.num_parameters
-        if shape.model_type.source.folder is None or not sharding.is_sharded
-        else wide * max(shape.layer_elements, shape.embedding_elements)
+    """Return what loading needs: all backbones, and one whole block, in float32 where it is drawn."""
+    blocks = [
+        (4 if shape.model_type.source.folder is None else setting.dtype_bytes)
+        * max(shape.layer_elements, shape.embedding_elements)
         for shape in setting.shapes
     ]
-    is_extra = sharding.is_sharded or setting.cluster.num_ranks > 1
-    return Counter({words.BACKBONE_SHARDS: shards + (max(copies) if is_extra else 0)})
+    is_extra = setting.sharding.is_sharded or setting.cluster.num_ranks > 1
+    return Counter({words.BACKBONE_SHARDS: setting.backbone_bytes + (max(blocks) if is_extra else 0)})
 
 
 def _resident(setting: Setting, tensors: act.Tensors, tokens: int) -> int:

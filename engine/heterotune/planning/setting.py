@@ -12,7 +12,7 @@ from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import Chunk, form_chunks
 from heterotune.fleet.clients import enlist_clients, sample_cohort
 from heterotune.fleet.model_types import ModelType
-from heterotune.planning.backbone_memory import Sharding, read_sharding
+from heterotune.planning.backbone_memory import Sharding, held_bytes, read_sharding
 from heterotune.planning.calibration import Calibration
 from heterotune.planning.cluster import Cluster
 from heterotune.planning.shapes import DTYPE_BYTES, TypeShape
@@ -69,6 +69,12 @@ class Setting:
             group_nodes=cluster.group_nodes(chosen.group),
             on_gpus=cluster.has_gpus,
         )
+
+    @cached_property
+    def backbone_bytes(self) -> int:
+        """Bytes of all backbones' weights that one rank holds, wherever it does."""
+        quantize = self.config.backbone.quantize
+        return sum(held_bytes(shape, self.sharding, self.dtype_bytes, quantize) for shape in self.shapes)
 
     @property
     def heap_factor(self) -> float:

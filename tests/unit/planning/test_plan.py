@@ -237,3 +237,16 @@ def test_the_sharded_topology_takes_a_second_copy_of_the_sums_and_combines_a_sli
     assert kept_bytes(sharded) - kept_bytes(root) == again
     memory = [rank_memory(setting, setting.chunks_by_rank({0: 1})[0]) for setting in (root, sharded)]
     assert memory[1]["train"].total_bytes("host") - memory[0]["train"].total_bytes("host") == again
+
+
+def test_4_bit_weights_are_planned_as_bitsandbytes_holds_them() -> None:
+    model = "random:hidden_size=256,num_hidden_layers=4,intermediate_size=512,tie_word_embeddings=false"
+    sections = {"strategy": "fedavg_lora", "chunk": {"clients": 1}}
+    plain = setting(run_values(model, **sections))
+    four_bits = setting(run_values(model, **sections, backbone={"ds_config": "none", "quantize": "nf4"}))
+    linears = 4 * (4 * 256 * 256 + 3 * 256 * 512)
+    assert plain.backbone_bytes - four_bits.backbone_bytes == linears * 4 - linears // 2 - linears // 64 * 4
+    needs = [
+        rank_memory(each, each.chunks_by_rank({0: 1})[0])["train"].total_bytes("host") for each in (plain, four_bits)
+    ]
+    assert needs[0] - needs[1] == plain.backbone_bytes - four_bits.backbone_bytes
