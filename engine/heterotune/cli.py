@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from heterotune import __version__
+from heterotune.commands.data import data
 from heterotune.commands.doctor import doctor
 from heterotune.commands.ending import exit_codes_line
 from heterotune.commands.export import export
@@ -21,7 +22,7 @@ from heterotune.commands.status import status
 from heterotune.commands.submit import submit
 
 PANELS = {
-    "Prepare": (init, plan, doctor, schema),
+    "Prepare": (init, data, plan, doctor, schema),
     "Run": (run, resume, submit),
     "Look at a run": (status, ledger, profile),
     "Take it elsewhere": (export,),

@@ -20,6 +20,7 @@ from heterotune.plain_files import read_small_text
 CONFIG_FILE = "config.yaml"
 STATUS_FILE = "status.json"
 SUMMARY_FILE = "summary.json"
+DATA_FILE = "data.json"
 FAILURE_FILE = "failure.json"
 METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "ledger.jsonl"
@@ -204,6 +205,10 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
         self.write_json_atomic(SUMMARY_FILE, summary)
+
+    def write_data(self, overview: Mapping[str, Any]) -> None:
+        """Write data.json: who holds what."""
+        self.write_json_atomic(DATA_FILE, overview)
 
     def find_summary(self) -> dict[str, Any] | None:
         """Return summary.json, None if there is none."""

@@ -170,6 +170,7 @@ def _run(
     startup = Stopwatch()
     import torch
 
+    from heterotune.data.overview import overview
     from heterotune.preflight import check
     from heterotune.profiling.process_memory import read_process_memory
     from heterotune.runner import run_strategies
@@ -181,6 +182,10 @@ def _run(
     torch.set_num_threads(num_threads(config.threads_per_rank))
     with startup.phase("models, tokenizer, data"):
         checked = check(config)
+        if channel.mpi_rank == ROOT:
+            folder.write_data(
+                overview(checked.data, [entry.name for entry in config.fleet for _ in range(entry.clients)])
+            )
     device_index = gpu_index(environment.local_rank, torch.cuda.device_count())
     with startup.phase("process group"):
         _join(config, channel, device_index)

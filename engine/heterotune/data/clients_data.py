@@ -40,6 +40,7 @@ class FederatedData:
         heldout_documents: The document of each held-out row; of text, the one in which the row begins.
         label_names: The classes of classification, which `Rows.labels` counts from 0; empty if there are none.
         holdings: What each client holds, in numbers.
+        known_digest: The digest of all rows, if it was stored with them; else "".
     """
 
     train: tuple[Rows, ...]
@@ -50,6 +51,7 @@ class FederatedData:
     heldout_documents: tuple[Document, ...] = ()
     label_names: tuple[str, ...] = ()
     holdings: tuple[Holding, ...] = ()
+    known_digest: str = ""
 
 
 def build_federated_data(

@@ -20,6 +20,8 @@ def digest_of(data: FederatedData) -> str:
 
     It depends on ids, targets, lengths and labels, and not on how they are kept.
     """
+    if data.known_digest:
+        return data.known_digest
     digest = hashlib.sha256()
     for rows in (*data.train, data.heldout):
         digest.update(b"%d rows\n" % len(rows))

@@ -27,6 +27,7 @@ from heterotune.data.document import Document
 from heterotune.data.file_source import in_root
 from heterotune.data.holdings import Holding
 from heterotune.data.label_groups import read_groups
+from heterotune.data.overview import digest_of
 from heterotune.data.row_store import TYPES, MappedRows, open_rows
 from heterotune.data.rows import Rows
 from heterotune.data.text_tokenizer import TextTokenizer
@@ -136,6 +137,7 @@ def _make(folder: Path, build: Any, max_tokens: int) -> None:
     heldout = {field.name: getattr(made.heldout, field.name) for field in dataclasses.fields(Rows)}
     np.savez(unfinished / _HELDOUT, clients=made.heldout_clients, **heldout)
     manifest = {
+        "digest": digest_of(made),
         "train_rows": [len(rows) for rows in made.train],
         "keys": made.keys,
         "dropped": made.dropped,
@@ -160,6 +162,7 @@ def _read(folder: Path, max_tokens: int) -> FederatedData:
         dropped=tuple(manifest["dropped"]),
         heldout_documents=tuple(_document(content) for content in manifest["heldout_documents"]),
         label_names=tuple(manifest["label_names"]),
+        known_digest=manifest["digest"],
         holdings=tuple(
             Holding(**{**content, "length_quartiles": tuple(content["length_quartiles"])})
             for content in manifest["holdings"]

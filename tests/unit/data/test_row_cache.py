@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 from collections.abc import Sequence
@@ -77,7 +78,7 @@ def test_rows_on_disk_are_the_rows_in_memory(source: Path, word_tokenizer: TextT
                 assert np.array_equal(getattr(one, array), getattr(other, array))
             taken = other.take(np.arange(len(other)))
             assert (taken.input_ids.dtype, taken.targets.dtype, type(taken.lengths)) == (np.int64, np.int64, np.ndarray)
-        assert digest_of(disk) == digest_of(memory)
+        assert digest_of(dataclasses.replace(disk, known_digest="")) == digest_of(memory) == digest_of(disk)
         assert np.array_equal(disk.heldout_clients, memory.heldout_clients)
         for fact in ("keys", "dropped", "heldout_documents", "label_names", "holdings"):
             assert getattr(disk, fact) == getattr(memory, fact)
