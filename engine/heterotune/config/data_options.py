@@ -36,7 +36,7 @@ class SourceEntry(Section):
     config: Text | None = None
     """Configuration of a hub data set; null = its default."""
     split: Text | None = None
-    """Split of a hub data set or of a `save_to_disk` folder, also "train[:1000]"; null = train."""
+    """Split of a hub data set (also "train[:1000]") or of a `save_to_disk` folder; null = train."""
     revision: Text | None = None
     """Branch, tag or commit of a hub data set; null = its main branch."""
     cut: Literal["auto", "blank_lines", "lines", "files"] = "auto"

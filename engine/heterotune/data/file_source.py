@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,9 +71,12 @@ def read_tables(source: str | SourceEntry, *, setting: str, root: str | None = N
         return (_aligned_lines(entry.lines, setting, root),)
     name = entry.path or ""
     path = in_root(name, root)
+    if is_folder(path) and any(is_plain_file(path / mark) for mark in _SAVED):
+        return (_read_saved(path, entry, setting),)
+    for key in ("config", "revision", "split"):
+        if (is_plain_file(path) or is_folder(path)) and getattr(entry, key) is not None:
+            raise DataError(f"{setting}.{key} is for hub data sets, and {name} is a file or folder. Remove it.")
     if is_folder(path):
-        if any(is_plain_file(path / mark) for mark in _SAVED):
-            return (_read_saved(path, entry, setting),)
         return _read_files(_files_in(path, entry.files, setting), path, entry, setting)
     if is_plain_file(path):
         if path.suffix.lower() not in BUILDERS:
@@ -117,10 +121,7 @@ def _read_files(files: Sequence[Path], root: Path, entry: SourceEntry, setting: 
     builder = BUILDERS[files[0].suffix.lower()]
     if builder == "text":
         return _read_texts(files, names, entry, setting)
-    split = entry.split or "train"
-    return tuple(
-        _table(name, _load(builder, [file], setting, split=split)) for name, file in zip(names, files, strict=True)
-    )
+    return tuple(_table(name, _load(builder, [file], setting)) for name, file in zip(names, files, strict=True))
 
 
 def _read_texts(files: Sequence[Path], names: Sequence[str], entry: SourceEntry, setting: str) -> tuple[Table, ...]:
@@ -164,7 +165,6 @@ def _load(
     builder: str,
     files: Sequence[Path],
     setting: str,
-    split: str = "train",
     several: Sequence[Path] = (),
     **options: str,
 ) -> Dataset:
@@ -177,7 +177,7 @@ def _load(
     read = getattr(datasets.Dataset, f"from_{builder}")
     try:
         with _quiet():
-            return read([str(file) for file in files], split=split, **options)
+            return read([glob.escape(str(file)) for file in files], split="train", **options)
     except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
         cause = _one_line(error.__cause__ or error)
         raise DataError(f"{setting}: {_names(several or files)} cannot be read as {builder} ({cause}).") from error
