@@ -110,8 +110,8 @@ def read_holder(folder: Path) -> dict[str, Any]:
 
 
 def is_alive(process: Mapping[str, Any]) -> bool | None:
-    """Return whether a process that `this_process` described works still; None if it is on another host."""
-    if process.get("host") != socket.gethostname():
+    """Return whether a process that `this_process` described works still; None if that cannot be known from here."""
+    if process.get("host") != socket.gethostname() or not process.keys() >= {"pid", "process_started"}:
         return None
     return not _is_gone(process, this_process({}))
 

@@ -163,4 +163,4 @@ def test_a_process_is_told_from_another_with_its_number() -> None:
     mine = {**this_process({}), "pid": other.pid, "process_started": started}
     assert is_alive(mine) is True and is_alive({**mine, "process_started": started - 5}) is False
     other.communicate(timeout=60)
-    assert is_alive(mine) is False and is_alive({}) is None
+    assert is_alive(mine) is False and is_alive({}) is is_alive({"host": mine["host"]}) is None
