@@ -49,7 +49,7 @@ def _facts(status: RunStatus) -> Iterator[tuple[str, str]]:
         left = "" if status.seconds_left is None else f", about {format_seconds(status.seconds_left)} left"
         yield "time", f"{format_seconds(status.seconds_per_round)} a round{left}"
     if status.ranks:
-        yield "ranks", _ranks(status.ranks)
+        yield "ranks", _ranks(status.ranks, were=status.state == "finished")
     if status.job:
         yield "Slurm job", status.job
     age = status.checkpoint_age_seconds
@@ -69,12 +69,14 @@ def _losses(status: RunStatus) -> str:
     return "  ".join(texts)
 
 
-def _ranks(ranks: tuple[RankPresence, ...]) -> str:
-    """Return how many ranks are alive on which host."""
+def _ranks(ranks: tuple[RankPresence, ...], *, were: bool) -> str:
+    """Return how many ranks are alive on which host, or how many there were."""
     texts = []
     for host, num_ranks in Counter(rank.host for rank in ranks).items():
         mine = [rank for rank in ranks if rank.host == host]
-        if any(rank.alive is None for rank in mine):
+        if were:
+            texts.append(f"{num_ranks} on {host}")
+        elif any(rank.alive is None for rank in mine):
             texts.append(f"{num_ranks} on {host} (another host)")
         else:
             texts.append(f"{sum(rank.alive is True for rank in mine)} of {num_ranks} alive on {host}")

@@ -100,6 +100,14 @@ def test_the_command_shows_it(at_work, heterotune) -> None:
     assert json.loads(heterotune("status", at_work.path, "--json").stdout)["rounds_done"] == 2
 
 
+def test_of_a_finished_run_it_says_where_the_ranks_were(at_work, heterotune, summary, working) -> None:
+    (at_work.path / "lock").unlink()
+    at_work.write_summary(summary)
+    at_work.status({"state": "done", "strategy": "fedavg_lora", "round": 3, "rounds": 3})
+    shown = heterotune("status", at_work.path).stdout
+    assert f"1 on {working['host']}, 1 on node7" in shown and "last sign" not in shown and " left" not in shown
+
+
 def test_following_ends_with_the_run(at_work, heterotune, monkeypatch, summary) -> None:
     def finish(seconds: float) -> None:
         (at_work.path / "lock").unlink()
