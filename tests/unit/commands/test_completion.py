@@ -44,6 +44,8 @@ def test_run_folders_are_completed(tmp_path: Path, monkeypatch) -> None:
     assert completed("ledger si") == ["single"]
 
 
-def test_the_shell_gets_a_script() -> None:
-    shown = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="heterotune")
-    assert "_HETEROTUNE_COMPLETE=complete_bash" in shown.stdout
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_gets_a_script(shell: str, monkeypatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # whatever shell runs the tests
+    shown = CliRunner().invoke(app, ["--show-completion", shell], prog_name="heterotune")
+    assert shown.exit_code == 0 and f"_HETEROTUNE_COMPLETE=complete_{shell}" in shown.stdout
