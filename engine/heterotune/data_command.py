@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from heterotune.config.schema import RunConfig
+from heterotune.data.fleet_tokenizers import load_fleet_tokenizers
 from heterotune.data.holdings_plot import check_plot_path, plot_holdings
 from heterotune.data.overview import fleet_counts, overview
-from heterotune.data.row_cache import federated_data
-from heterotune.data.text_tokenizer import load_fleet_tokenizer
 from heterotune.fleet.model_types import read_model_types
+from heterotune.preflight import load_data
 
 MOST_CLIENTS = 64
 _MOST_NAMES = 4
@@ -33,10 +33,9 @@ def data_overview(config: RunConfig) -> dict[str, Any]:
         ModelError: If a model or a tokenizer does not fit.
     """
     model_types = read_model_types(config.fleet)
-    tokenizer = load_fleet_tokenizer(model_types, config.data.tokenizer)
-    type_of_client = [model_type.name for model_type in model_types for _ in range(model_type.num_clients)]
-    data = federated_data(config.data, config.evaluate, tokenizer, type_of_client, run_seed=config.seed)
-    return overview(data, type_of_client)
+    tokenizers = load_fleet_tokenizers(model_types, config.data.tokenizer)
+    data = load_data(config, model_types, tokenizers)[0]
+    return overview(data, [model_type.name for model_type in model_types for _ in range(model_type.num_clients)])
 
 
 def show_data(config: RunConfig, console: Console, *, as_json: bool, plot: Path | None) -> None:

@@ -69,12 +69,7 @@ def check(config: RunConfig) -> CheckedRun:
     if problems:
         raise ModelError("\n".join(problems))
     config = with_known_starts(config, model_types)
-    type_of_client = [model_type.name for model_type in model_types for _ in range(model_type.num_clients)]
-    data_of_type = rows_of_types(
-        model_types,
-        tokenizers,
-        lambda each: federated_data(config.data, config.evaluate, each, type_of_client, run_seed=config.seed),
-    )
+    data_of_type = load_data(config, model_types, tokenizers)
     config = with_counted_classes(config, data_of_type[0].label_names)
     clients = enlist_clients(model_types, [len(rows) for rows in data_of_type[0].train])
     check_protection(config, model_types, clients)
@@ -82,6 +77,22 @@ def check(config: RunConfig) -> CheckedRun:
     metrics = picked_metrics(config.evaluate.metrics, data_of_type[0])
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"metrics": metrics})})
     return CheckedRun(config, model_types, tokenizers, data_of_type, clients)
+
+
+def load_data(
+    config: RunConfig, model_types: Sequence[ModelType], tokenizers: Sequence[TextTokenizer]
+) -> tuple[FederatedData, ...]:
+    """Load, divide and tokenise a run's data for each model type; see `rows_of_types`.
+
+    Raises:
+        DataError: If the corpus cannot serve the fleet.
+    """
+    type_of_client = [model_type.name for model_type in model_types for _ in range(model_type.num_clients)]
+    return rows_of_types(
+        model_types,
+        tokenizers,
+        lambda each: federated_data(config.data, config.evaluate, each, type_of_client, run_seed=config.seed),
+    )
 
 
 def with_known_starts(config: RunConfig, model_types: Sequence[ModelType]) -> RunConfig:
