@@ -140,7 +140,7 @@ def test_greedy_writing_is_that_of_generate(tokenizer, backbone, plain, untraine
     rows = _prompt_rows(prompts)
     for row_pass in common_passes(rows, 3, CPU):
         with attached.use(bank):
-            found = write_on(backbone, bank, row_pass.batch, eos_id=eos_id, max_new_tokens=6)
+            found = write_on(backbone, bank, row_pass.batch, ends=[eos_id], max_new_tokens=6)
         assert found == [generated(plain, prompts[row], eos_id, 6) for row in row_pass.rows]
     assert len(generated(plain, prompts[1], eos_id, 6)) <= 3
 

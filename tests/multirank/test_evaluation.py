@@ -23,7 +23,7 @@ RUN = {
         {"name": "b", "model": f"{MODEL},num_hidden_layers=1,seed=3", "clients": 2},
     ],
     "data": {
-        "fields": {"prompt": "prompt", "response": "response"},
+        "fields": {"question": "question", "choices": "choices", "answer": "answer"},
         "partition": {"by": "natural", "key": "owner"},
         "max_tokens": 16,
         "heldout_fraction": 0.5,
@@ -39,16 +39,20 @@ RUN = {
         "max_new_tokens": 3,
     },
 }
-CASE = Path(__file__).parent / "cases" / "worker_with_choices.py"
 MEASURES = ("loss/", "perplexity/", "accuracy/", "exact_match/")
 
 
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("evaluation")
-    responses = (" x", " self", " x + 1")
+    answers = ((" x", " self", " None"), (" x + 1", " self", "\n    return x"))
     lines = [
-        {"owner": f"owner {owner}", "prompt": f"def f{n}({'x, ' * (n % 3)}):", "response": responses[(n + owner) % 3]}
+        {
+            "owner": f"owner {owner}",
+            "question": f"def f{n}({'x, ' * (n % 3)}):",
+            "choices": answers[n % 2],
+            "answer": answers[n % 2][(n // 2 + owner) % 3],
+        }
         for owner, size in enumerate([12, 4, 9, 3, 8, 6])
         for n in range(size)
     ]
@@ -66,7 +70,7 @@ def run(run_mpi, run_file):
         out = out or run_file.parent / f"{ds_config}-{num_ranks}"
         out.mkdir(exist_ok=True)
         settings = ["--set", f"backbone.ds_config={ds_config}", *options]
-        arguments = [CASE, run_file, "--run-dir", out, *settings]
+        arguments = ["-m", "heterotune.worker", run_file, "--run-dir", out, *settings]
         ended = run_mpi(arguments, num_ranks=num_ranks, limit_seconds=200, environment={"DS_ACCELERATOR": "cpu"})
         assert ended.returncode == 0, ended.output
         return out

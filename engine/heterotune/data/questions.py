@@ -5,7 +5,7 @@ Legend: N held-out rows, Q questions, P pairs of a question and one of its answe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -115,7 +115,7 @@ def make_questions(
     """
     return Questions(
         choices=_choices(data, tokenizer, options) if "accuracy" in evaluate.metrics else None,
-        prompts=_prompts(data, tokenizer) if "exact_match" in evaluate.metrics else None,
+        prompts=_prompts(data, tokenizer, options) if "exact_match" in evaluate.metrics else None,
     )
 
 
@@ -133,10 +133,15 @@ def questions_of_types(
     return tuple(made[id(data)] for data in data_of_type)
 
 
+def end_ids(tokenizer: TextTokenizer) -> frozenset[int]:
+    """Return the tokens that end an answer: the end of text, or of a turn."""
+    return tokenizer.special_ids() | {tokenizer.eos_id}
+
+
 def _choices(data: FederatedData, tokenizer: TextTokenizer, options: DataConfig) -> Choices:
     asked = [(i, document) for i, document in enumerate(data.heldout_documents) if document.choices]
     answered = [replace(document, response=choice) for _, document in asked for choice in document.choices]
-    rows = _without_end(make_rows(answered, tokenizer, max_tokens=options.max_tokens), tokenizer.eos_id)
+    rows = without_end(make_rows(answered, tokenizer, max_tokens=options.max_tokens), end_ids(tokenizer))
     first_pair = np.cumsum([0, *(len(document.choices) for _, document in asked)])
     picks = [np.arange(*first_pair[q : q + 2]) for q in range(len(asked))]
     labels = [q for q, pick in enumerate(picks) if _differ_in_one_token(rows, pick)]
@@ -155,13 +160,19 @@ def _choices(data: FederatedData, tokenizer: TextTokenizer, options: DataConfig)
     )
 
 
-def _without_end(rows: Rows, eos_id: int) -> Rows:
-    """Return rows in which the end of text after an answer is no target: answers are compared, not their ends."""
-    targets, last = rows.targets.copy(), rows.lengths - 1
-    places = np.arange(len(rows))
-    ends = (targets[places, last] == eos_id) & ((targets != IGNORED).sum(axis=1) > 1)
-    targets[places[ends], last[ends]] = IGNORED
-    return replace(rows, targets=targets, lengths=rows.lengths - ends)
+def without_end(rows: Rows, ends: Collection[int]) -> Rows:
+    """Return rows in which what ends an answer is no target: answers are compared, not their ends.
+
+    That is one of `ends` among the last two of a row (a chat template may end the line after it), and what follows.
+    """
+    targets, lengths = rows.targets.copy(), rows.lengths.copy()
+    for row, length in enumerate(lengths.tolist()):
+        num_targets = int((targets[row] != IGNORED).sum())
+        last = [place for place in (length - 2, length - 1) if place >= 0 and int(targets[row, place]) in ends]
+        if last and num_targets > length - last[0]:
+            targets[row, last[0] : length] = IGNORED
+            lengths[row] = last[0]
+    return replace(rows, targets=targets, lengths=lengths)
 
 
 def _differ_in_one_token(rows: Rows, picks: np.ndarray) -> bool:
@@ -174,15 +185,15 @@ def _differ_in_one_token(rows: Rows, picks: np.ndarray) -> bool:
     return bool((prompts == prompts[0]).all())
 
 
-def _prompts(data: FederatedData, tokenizer: TextTokenizer) -> Prompts:
-    asked = np.array([i for i, d in enumerate(data.heldout_documents) if d.prompt is not None], dtype=np.int64)
-    rows = data.heldout.take(asked)
+def _prompts(data: FederatedData, tokenizer: TextTokenizer, options: DataConfig) -> Prompts:
+    asked = [(i, document) for i, document in enumerate(data.heldout_documents) if document.prompt is not None]
+    rows = make_rows([document for _, document in asked], tokenizer, max_tokens=options.max_tokens)
     places, begins = np.arange(len(rows)), (rows.targets != IGNORED).argmax(axis=1)
     targets = np.full_like(rows.targets, IGNORED)
     targets[places, begins] = rows.targets[places, begins]
     return Prompts(
-        heldout_Q=asked,
+        heldout_Q=np.array([i for i, _ in asked], dtype=np.int64),
         rows=replace(rows, targets=targets, lengths=begins + 1),
-        responses=tuple(data.heldout_documents[i].response or "" for i in asked.tolist()),
+        responses=tuple(document.response or "" for _, document in asked),
         tokenizer=tokenizer,
     )

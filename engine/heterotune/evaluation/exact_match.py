@@ -12,7 +12,7 @@ import torch
 
 from heterotune.adapters.bank import Bank
 from heterotune.backbone.load import Backbone
-from heterotune.data.questions import Prompts
+from heterotune.data.questions import Prompts, end_ids
 from heterotune.data.tokenizing import IGNORED
 from heterotune.evaluation.passes import RowPass
 from heterotune.evaluation.probes import Score
@@ -24,12 +24,14 @@ MATCHES = "matches"
 def match_score(prompts: Prompts, max_new_tokens: int) -> Score:
     """Return what scores prompts: 1.0 for each whose continuation is its response, but for space around it."""
 
+    ends = sorted(end_ids(prompts.tokenizer))
+
     def score(backbone: Backbone, bank: Bank, batch: ChunkBatch, row_pass: RowPass | None) -> list[float]:
         written = write_on(
             backbone,
             bank,
             batch,
-            eos_id=prompts.tokenizer.eos_id,
+            ends=ends,
             max_new_tokens=max_new_tokens,
             is_idle=row_pass is None,
         )
@@ -41,9 +43,15 @@ def match_score(prompts: Prompts, max_new_tokens: int) -> Score:
 
 @torch.no_grad()
 def write_on(
-    backbone: Backbone, bank: Bank, batch: ChunkBatch, *, eos_id: int, max_new_tokens: int, is_idle: bool = False
+    backbone: Backbone,
+    bank: Bank,
+    batch: ChunkBatch,
+    *,
+    ends: Sequence[int],
+    max_new_tokens: int,
+    is_idle: bool = False,
 ) -> list[list[int]]:
-    """Let the model go on with every row, greedily; the end of text is left out.
+    """Let the model go on with every row, greedily; what ends a row is left out.
 
     With a backbone in lock step the ranks of its group must all call this, and make as many passes as the one whose
     rows go on longest.
@@ -52,7 +60,7 @@ def write_on(
         backbone: The frozen model.
         bank: Whose adapter; in use.
         batch: Rows with one target each, at the place of the first new token.
-        eos_id: Ends a row.
+        ends: Tokens that end a row: the end of text, or of a turn.
         max_new_tokens: Passes, at most.
         is_idle: The rows count for nothing, and one pass is as good as another.
     """
@@ -60,6 +68,7 @@ def write_on(
     at_R = (batch.targets_RT != IGNORED).int().argmax(dim=1)
     rows = torch.arange(len(ids), device=ids.device)
     goes_on = torch.full((len(ids),), not is_idle, device=ids.device)
+    end_tokens = torch.tensor(ends, device=ids.device)
     written: list[list[int]] = [[] for _ in range(len(ids))]
     for step in range(max_new_tokens):
         if not backbone.any_rank(bool(goes_on.any())):
@@ -71,7 +80,7 @@ def write_on(
         targets[rows, at_R + step] = 0
         width = batch.input_ids_RT.shape[1] + step
         next_R = log_probabilities(backbone, bank, _batch(ids[:, :width], targets[:, :width])).argmax(dim=1)
-        goes_on &= next_R != eos_id
+        goes_on &= ~torch.isin(next_R, end_tokens)
         ids[rows, at_R + step + 1] = next_R
         for row in goes_on.nonzero().flatten().tolist():
             written[row].append(int(next_R[row]))

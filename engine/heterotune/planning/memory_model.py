@@ -171,7 +171,10 @@ def _encode(setting: Setting, place: int, num_clients: int) -> Components:
 
 def _evaluate(setting: Setting, shape: TypeShape) -> Components:
     wide = setting.dtype_bytes
-    tokens = setting.config.evaluate.batch_size * setting.config.data.max_tokens
+    evaluate, width = setting.config.evaluate, setting.config.data.max_tokens
+    if "exact_match" in evaluate.metrics:
+        width += evaluate.max_new_tokens
+    tokens = evaluate.batch_size * width
     return Counter(
         {
             words.ACTIVATIONS: _resident(setting, act.in_evaluation(shape, wide), tokens),

@@ -8,11 +8,12 @@ import pytest
 from heterotune.config.schema import DataConfig, EvaluateConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.corpora import Document
-from heterotune.data.questions import make_questions, picked_metrics
-from heterotune.data.tokenizing import make_rows
+from heterotune.data.questions import make_questions, picked_metrics, without_end
+from heterotune.data.tokenizing import Rows, make_rows
 from heterotune.errors import DataError
 
 OPTIONS = DataConfig(source="embedded:stdlib", max_tokens=8)
+BOTH_WITHOUT_CHOICES = EvaluateConfig(metrics=("loss", "exact_match"))
 BOTH = EvaluateConfig(metrics=("loss", "accuracy", "exact_match"))
 
 
@@ -58,11 +59,23 @@ def test_one_row_for_answers_of_one_token_else_one_for_every_answer(data, word_t
     assert choices.owners(choices.pair_questions, data.heldout_clients).tolist() == [12, 12, 12]
 
 
-def test_an_answer_that_is_cut_off_keeps_its_last_token(word_tokenizer) -> None:
-    long = " ".join(f"w{i}" for i in range(10, 22))
-    document = Document("o", prompt="w1", response=long, choices=(long, "w3"))
-    choices = make_questions(heldout([document], word_tokenizer), word_tokenizer, OPTIONS, BOTH).choices
-    assert choices.num_tokens_P.tolist() == [7, 1] and choices.label_questions == ()
+def test_what_ends_an_answer_is_not_compared() -> None:
+    """Token 1 ends a turn, 0 the text; a chat template may have a line end after it."""
+    answers = [[7, 8, 0], [7, 1, 8], [7, 8, 9], [1, 7, 8], [7, 1, 0], [0]]
+    targets = np.full((6, 5), -100)
+    for row, answer in enumerate(answers):
+        targets[row, 2 : 2 + len(answer)] = answer
+    lengths = np.array([2 + len(answer) for answer in answers])
+    found = without_end(Rows(np.ones_like(targets), targets, lengths), {0, 1})
+    assert [row[row >= 0].tolist() for row in found.targets] == [[7, 8], [7], [7, 8, 9], [1, 7, 8], [7], [0]]
+    assert found.lengths.tolist() == [4, 3, 5, 5, 3, 3]
+
+
+def test_prompts_end_where_the_response_begins_where_the_loss_is_taken_on_all(word_tokenizer) -> None:
+    documents = (Document("o", prompt="w1 w2", response="w5"),)
+    rows = make_rows(documents, word_tokenizer, max_tokens=8, loss="all")
+    data = FederatedData((), rows, np.zeros(1, np.int64), (), (), heldout_documents=documents)
+    assert make_questions(data, word_tokenizer, OPTIONS, BOTH_WITHOUT_CHOICES).prompts.rows.lengths.tolist() == [3]
 
 
 def test_prompts_end_where_the_response_would_begin(data, word_tokenizer) -> None:
