@@ -88,15 +88,15 @@ def measured(run: Path) -> list[dict]:
 
 @pytest.mark.timeout(500)
 def test_every_figure_is_the_same_on_one_rank_and_on_ranks_in_lock_step(run) -> None:
-    """Of 6 passes for the loss and 5 for the labels three ranks get unequal shares, and write answers of any length."""
-    one, three = run(1, "zero3_cpu"), run(3, "zero3_cpu", "--set", "tensorboard=false")
-    assert measured(three) == measured(one)
-    summaries = [json.loads((each / "summary.json").read_text()) for each in (three, one)]
+    """Of an odd number of passes the ranks get unequal shares, and what a model writes ends at any length."""
+    one, two = run(1, "zero3_cpu"), run(2, "zero3_cpu", "--set", "tensorboard=false")
+    assert measured(two) == measured(one)
+    summaries = [json.loads((each / "summary.json").read_text()) for each in (two, one)]
     assert len({summary["global_adapter_sha256"] for summary in summaries}) == 1
     assert summaries[0]["model_types"]["a"] == summaries[1]["model_types"]["a"]
     check_figures(one)
     check_scalars(one)
-    assert not (three / "tensorboard").exists()
+    assert not (two / "tensorboard").exists()
 
 
 def check_figures(run: Path) -> None:
@@ -162,6 +162,6 @@ def test_a_run_that_goes_on_shows_every_round_once(run, run_file) -> None:
     later = TensorboardScalars(out / "tensorboard" / "heterotune", first_round=2)
     later.add([{"round": 2, "name": "loss/eval", "model_type": "a", "value": 99.0}])
     later.close()
-    run(2, "none", "--resume", out=out)
+    run(1, "none", "--resume", out=out)
     check_scalars(out)
     check_figures(out)

@@ -43,6 +43,8 @@ def config(**changes: object) -> RunConfig:
         {"compare_with": ["fedavg_lora"]},
         {"checkpoint": {"every_rounds": 7}},
         {"chunk": {"of_type": {"small": 2}}},
+        {"evaluate": {"metrics": ["loss", "exact_match"]}},
+        {"tensorboard": False},
     ],
 )
 def test_what_does_not_change_a_round_may_differ(changes: dict[str, object]) -> None:
@@ -57,6 +59,7 @@ def test_what_does_not_change_a_round_may_differ(changes: dict[str, object]) -> 
         ({"backbone": {"checkpointing": True}}, "backbone.checkpointing was False"),
         ({"fleet": [{**RUN["fleet"][0], "clients": 3}]}, "fleet.0.clients was 2 when the run began and is 3 now"),
         ({"heterotune": {"adapter_rank": 4}}, "heterotune.adapter_rank was 8"),
+        ({"evaluate": {"choice_score": "mean"}}, "evaluate.choice_score was 'sum'"),
     ],
 )
 def test_what_changes_results_is_refused_by_name(changes: dict[str, object], key: str) -> None:
