@@ -24,7 +24,7 @@ RUN, LOOK = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)[0].splitline
 def finished(tmp_path_factory) -> Path:
     """A folder in which the page's run file has run."""
     folder = tmp_path_factory.mktemp("page")
-    (folder / "qa.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)[1])
+    (folder / "RUN.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)[1])
     lines = [
         {"question": f"{n} + {k}?", "options": ["one", "more than one"], "answer": "one", "owner": f"owner {k}"}
         for k in range(3)
