@@ -10,6 +10,7 @@ from functools import partial
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank, HeadFrame, stack_clients
 from heterotune.client_store import ClientStore
+from heterotune.collective.ledger import Ledger
 from heterotune.downlink import Downlink
 from heterotune.federation import Federation
 from heterotune.fleet.chunks import Chunk
@@ -80,10 +81,16 @@ class ChunkTraining:
         return trained
 
     def send(
-        self, plan: RoundPlan, trained: TrainedChunk, downlink: Downlink, checks: UpdateChecks, intake: Intake
+        self,
+        plan: RoundPlan,
+        trained: TrainedChunk,
+        downlink: Downlink,
+        checks: UpdateChecks,
+        intake: Intake,
+        ledger: Ledger,
     ) -> None:
-        """Count what the clients of a chunk downloaded, and add what counts of their updates to a sum."""
-        place, ledger = trained.chunk.model_type, self._journal.ledger
+        """Count in a ledger what the clients of a chunk downloaded, and add what counts of their updates to a sum."""
+        place = trained.chunk.model_type
         with self._journal.phase("encode"):
             downlink.note(trained.chunk.clients, ledger, plan.round_number)
             verdicts = send_updates(

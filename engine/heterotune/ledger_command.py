@@ -95,7 +95,9 @@ def sum_records(run_dir: Path, by: str | None, *, traffic: bool) -> Sums:
             say(f"there is no {sums.file}: no round of it has ended.")
             continue
         newest = (_sum_traffic if traffic else _sum_ledger)(sums, strategy, path, say)
-        if newest < config.rounds:
+        if newest == 0 and not traffic:
+            say(f"{sums.file} is empty: this strategy sends nothing, or no round of it has ended.")
+        elif newest < config.rounds:
             say(f"{sums.file} ends with round {newest} of {config.rounds}: the run has not come further.")
     return sums
 

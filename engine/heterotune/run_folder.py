@@ -132,8 +132,9 @@ class RunFolder:
         self._append(METRICS_FILE, entries)
 
     def append_ledger(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines to ledger.jsonl."""
+        """Add lines to ledger.jsonl, which is there from now on, even if nothing was ever sent."""
         self._append(LEDGER_FILE, entries)
+        (self.path / LEDGER_FILE).touch()
 
     def append_traffic(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to traffic.jsonl."""

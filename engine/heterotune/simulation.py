@@ -7,6 +7,7 @@ sample cohort -> chunks -> train (one pass per step for a whole chunk) -> update
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from heterotune.checkpointing import Checkpointing
 from heterotune.chunk_training import ChunkTraining
 from heterotune.client_store import CLIENTS_FOLDER, ClientStore
 from heterotune.collective.channel import ROOT
+from heterotune.collective.ledger import Ledger
 from heterotune.downlink import Downlink
 from heterotune.errors import RunStopped
 from heterotune.evaluation.heldout import HeldoutEvaluation
@@ -38,6 +40,7 @@ from heterotune.head_frames import align_heads, gradient_cosines
 from heterotune.journal import Journal
 from heterotune.leaving import Leaving
 from heterotune.memory_attribution import attribute_messages, attribute_strategy
+from heterotune.pooling import pool_clients, pool_cohort, pool_data
 from heterotune.progress_record import RoundStart
 from heterotune.protection import Protection
 from heterotune.round_outcome import agree_on_outcome
@@ -48,6 +51,8 @@ from heterotune.strategies.strategy import ServerRound, Strategy, TypeUpdate
 from heterotune.topology import make_topology
 from heterotune.training.chunk_batches import steps_of
 from heterotune.training.prefetch import prefetch
+
+LOG = logging.getLogger(__name__)
 
 
 class Simulation:
@@ -80,6 +85,8 @@ class Simulation:
             self.heldout = self._heldout()
             self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
             self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)
+        for told in strategy.warnings if journal.is_root else ():
+            LOG.warning("%s", told)
         needs = self.config.needs_of(strategy.name)
         self.protection = Protection(self.config, federation.clients, self.layouts, journal, needs)
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
@@ -92,8 +99,10 @@ class Simulation:
             every_seconds=self.protection.progress_seconds,
         )
         self.checkpoints = Checkpointing(self.config.checkpoint, journal, self.progress, self.background)
+        self._pooled = pool_clients(federation.clients) if strategy.pools_clients else None
+        trained_on = federation if self._pooled is None else pool_data(federation)
         self.training = ChunkTraining(
-            federation, self.attached, strategy.local_rule, self.adapters, self.store, journal
+            trained_on, self.attached, strategy.local_rule, self.adapters, self.store, journal
         )
         enlisted = Counter(client.model_type for client in federation.clients)
         self._num_enlisted = {layout.model_type: enlisted[place] for place, layout in enumerate(self.layouts)}
@@ -147,6 +156,8 @@ class Simulation:
         federation, config = self.federation, self.config
         cohort = sample_cohort(federation.clients, config.cohort, run_seed=config.seed, round_number=round_number)
         num_steps = {client.client_id: steps_of(client.num_rows, config.local) for client in cohort}
+        if self._pooled is not None:
+            cohort, num_steps = pool_cohort(cohort, num_steps, self._pooled)
         absent = absences(
             cohort, config.misbehaviour, num_steps=num_steps, run_seed=config.seed, round_number=round_number
         )
@@ -177,7 +188,8 @@ class Simulation:
             for chunk, prepared in prefetch(mine, partial(self.training.prepare, plan.round_number)):
                 trained = self.training.train(plan.round_number, chunk, prepared)
                 checks, intake = self.protection.checks(place), self.protection.intake(place, sums[place])
-                self.training.send(plan, trained, self.downlink, checks, intake)
+                ledger = self.journal.ledger if self._pooled is None else Ledger()  # nobody sends what is in one place
+                self.training.send(plan, trained, self.downlink, checks, intake, ledger)
                 with self.journal.phase("progress"):
                     self.progress.chunk_done(chunk, sums)
                 num_passes += chunk.num_passes

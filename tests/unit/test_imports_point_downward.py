@@ -44,6 +44,7 @@ LEVELS = (
         "memory_attribution",
         "model_checks",
         "peft_dema",
+        "pooling",
         "preflight",
         "progress_record",
         "protection",

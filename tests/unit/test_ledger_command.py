@@ -214,3 +214,9 @@ def test_a_folder_of_no_run(tmp_path):
     assert ledger(tmp_path / "none").exit_code == 2
     done = ledger(tmp_path)
     assert done.exit_code == 2 and "has no config.yaml: it is no run folder" in done.stderr
+
+
+def test_a_strategy_that_sends_nothing_is_said_to(run_dir):
+    (run_dir / "ledger.jsonl").write_text("")
+    done = ledger(run_dir)
+    assert done.exit_code == 0 and "heterotune: ledger.jsonl is empty: this strategy sends nothing" in done.stdout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from heterotune.adapters.layout import Activation, AdapterLayout, Branch, Scope, TensorSpec
@@ -93,3 +93,18 @@ def lora_layout(options: FedavgLoraOptions, model_type: ModelType) -> AdapterLay
     rows = list(lora_table(model_type, target_linears(options.targets), branch, group_prefix="lora"))
     tensors = tuple(tensor for _, tensors in rows for tensor in tensors)
     return AdapterLayout(model_type.name, tensors, tuple(site for site, _ in rows))
+
+
+def owned_by_clients(layout: AdapterLayout) -> AdapterLayout:
+    """Return a layout of which every client has its own, and sends nothing."""
+    return replace(layout, tensors=tuple(replace(spec, scope="client", key="") for spec in layout.tensors))
+
+
+def with_constant_down(layout: AdapterLayout) -> AdapterLayout:
+    """Return a plain LoRA whose V keep their first values, which all clients of the model type draw from the seed."""
+    downs = {branch.down for branch in layout.branches}
+    tensors = tuple(
+        replace(spec, scope="constant", group=f"{spec.group}.constant", trains=False) if spec.name in downs else spec
+        for spec in layout.tensors
+    )
+    return replace(layout, tensors=tensors)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from heterotune.adapters.control_variates import with_control_variates
 from heterotune.adapters.dema import dema_layout
 from heterotune.adapters.dense import full_layout
 from heterotune.adapters.depth import depthfl_layout, inclusivefl_layout
 from heterotune.adapters.layout import AdapterLayout
-from heterotune.adapters.lora import lora_layout
+from heterotune.adapters.lora import lora_layout, owned_by_clients, with_constant_down
 from heterotune.adapters.prototypes import fedproto_layout
 from heterotune.config.field_types import StrategyName
 from heterotune.config.schema import RunConfig
@@ -32,4 +33,11 @@ def adapter_layout(
         return inclusivefl_layout(config.inclusivefl, model_type, fleet)
     if strategy == "fedproto":
         return fedproto_layout(config.fedproto, model_type)
-    return lora_layout(getattr(config, strategy), model_type)
+    plain = lora_layout(getattr(config, strategy), model_type)
+    if strategy == "local_only":
+        return owned_by_clients(plain)
+    if strategy == "ffa_lora":
+        return with_constant_down(plain)
+    if strategy == "scaffold":
+        return with_control_variates(plain)
+    return plain

@@ -9,10 +9,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from heterotune.config.methods import METHODS
 from heterotune.config.nearest import nearest
 
 Path = tuple[Any, ...]
 
+_MOST_PLACES = 3  # at which a key that stands in the wrong place is said to belong
 _MOST_ERRORS = 200  # explaining takes time, and a hostile file has any number of them
 
 # pydantic's error type -> what is wrong, and what would be right. Braces are filled from the error's context.
@@ -151,7 +153,10 @@ def _other_key(path: Path, model: type[BaseModel]) -> str:
     elsewhere = [f"{section}.{word}" for section in model.model_fields if word in _keys_of(section, model)]
     if match := nearest(word, here):
         return f"Did you mean {match}?"
-    return f"Did you mean {' or '.join(elsewhere)}?" if elsewhere else f"Known here: {', '.join(here)}."
+    if elsewhere:  # most strategies have the same few keys
+        return f"Did you mean {' or '.join(elsewhere[:_MOST_PLACES])}?"
+    known = [key for key in here if key not in METHODS] + ["strategies' own sections"] * any(k in METHODS for k in here)
+    return f"Known here: {', '.join(known)}."
 
 
 def _keys_of(section: str, model: type[BaseModel]) -> set[str]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heterotune.config.fault_options import AggregateOptions
+from heterotune.config.fault_options import AggregateOptions, MisbehaviourOptions
 from heterotune.config.methods import METHODS, Needs
 from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
 
 if TYPE_CHECKING:
     from heterotune.config.method_options import HeterotuneOptions
-    from heterotune.config.schema import CollectiveConfig
+    from heterotune.config.schema import CohortConfig, CollectiveConfig
 
 
 def _whole_at_the_root(
@@ -50,12 +50,39 @@ def _single_updates_are_seen(
     ]
 
 
+def _one_place(
+    strategy: str,
+    compare_with: tuple[str, ...],
+    cohort: CohortConfig,
+    aggregate: AggregateOptions,
+    misbehaviour: MisbehaviourOptions,
+    privacy: PrivacyOptions,
+    secure_aggregation: SecureAggregationOptions,
+) -> list[str]:
+    """Where all data is in one place, nobody is missing, hostile, or to be hidden."""
+    if "centralised" not in (strategy, *compare_with):
+        return []
+    asked = {
+        f"cohort.min_clients = {cohort.min_clients}": cohort.min_clients > 1,
+        "aggregate": aggregate != AggregateOptions(),
+        "misbehaviour": misbehaviour != MisbehaviourOptions(),
+        f"privacy.mechanism = {privacy.mechanism}": privacy.mechanism != "none",
+        "secure_aggregation": secure_aggregation.enabled,
+    }
+    text = "is about single clients, and strategy centralised trains in one place. Leave one of them out."
+    return [f"{what} {text}" for what, is_asked in asked.items() if is_asked]
+
+
 def _needs(methods: tuple[str, ...], heterotune: HeterotuneOptions) -> dict[str, Needs]:
     """Return what each method of a run needs; as `RunConfig.needs_of`."""
     return {name: heterotune.needs if name == "heterotune" else METHODS[name].needs for name in methods}
 
 
 METHOD_CHECKS = (
+    (
+        _one_place,
+        ("strategy", "compare_with", "cohort", "aggregate", "misbehaviour", "privacy", "secure_aggregation"),
+    ),
     (_whole_at_the_root, ("strategy", "compare_with", "heterotune", "collective")),
     (
         _single_updates_are_seen,

@@ -12,6 +12,7 @@ from typing import Literal
 
 Form = Literal["official form", "adapter form (our mapping)", "reconstruction"]
 Needs = Literal["slices", "whole sums", "single updates"]
+OURS: Form = "adapter form (our mapping)"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,29 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Tan et al., AAAI 2022",
             "adapter form (our mapping)",
             needs="whole sums",
+        ),
+        "local_only": Method("Every client trains LoRA of its own; nothing travels", "the usual lower bound", OURS),
+        "centralised": Method(
+            "One LoRA for each model type on the rows of all its clients, without a federation",
+            "the usual upper bound",
+            OURS,
+        ),
+        "fedprox": Method(
+            "FedAvg of LoRA; clients are pulled back to the common values", "Li et al., MLSys 2020", OURS
+        ),
+        "scaffold": Method(
+            "FedAvg of LoRA; control variates correct every local step", "Karimireddy et al., ICML 2020", OURS
+        ),
+        "fedavgm": Method("FedAvg of LoRA with momentum at the server", "Hsu et al., 2019", OURS, "whole sums"),
+        "fedadagrad": Method(
+            "FedAvg of LoRA with Adagrad at the server", "Reddi et al., ICLR 2021", OURS, "whole sums"
+        ),
+        "fedadam": Method("FedAvg of LoRA with Adam at the server", "Reddi et al., ICLR 2021", OURS, "whole sums"),
+        "fedyogi": Method("FedAvg of LoRA with Yogi at the server", "Reddi et al., ICLR 2021", OURS, "whole sums"),
+        "ffa_lora": Method(
+            "FedAvg of U alone: V stays at random values that all clients of a model type share",
+            "Sun et al., ICLR 2024, arXiv:2403.12313",
+            "official form",
         ),
     }
 )

@@ -9,6 +9,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from heterotune.config.baseline_options import (
+    CentralisedOptions,
+    FedadagradOptions,
+    FedadamOptions,
+    FedavgmOptions,
+    FedproxOptions,
+    FedyogiOptions,
+    FfaLoraOptions,
+    LocalOnlyOptions,
+    ScaffoldOptions,
+)
 from heterotune.config.cross_checks import cross_field_problems
 from heterotune.config.data_options import DataConfig, PartitionConfig
 from heterotune.config.deepspeed_json import NO_DEEPSPEED
@@ -298,6 +309,24 @@ class RunConfig(Section):
     """Options of the inclusivefl strategy."""
     fedproto: FedprotoOptions = FedprotoOptions()
     """Options of the fedproto strategy."""
+    local_only: LocalOnlyOptions = LocalOnlyOptions()
+    """Options of the local_only strategy."""
+    centralised: CentralisedOptions = CentralisedOptions()
+    """Options of the centralised strategy."""
+    fedprox: FedproxOptions = FedproxOptions()
+    """Options of the fedprox strategy."""
+    scaffold: ScaffoldOptions = ScaffoldOptions()
+    """Options of the scaffold strategy."""
+    fedavgm: FedavgmOptions = FedavgmOptions()
+    """Options of the fedavgm strategy."""
+    fedadagrad: FedadagradOptions = FedadagradOptions()
+    """Options of the fedadagrad strategy."""
+    fedadam: FedadamOptions = FedadamOptions()
+    """Options of the fedadam strategy."""
+    fedyogi: FedyogiOptions = FedyogiOptions()
+    """Options of the fedyogi strategy."""
+    ffa_lora: FfaLoraOptions = FfaLoraOptions()
+    """Options of the ffa_lora strategy."""
     backbone: BackboneConfig = BackboneConfig()
     """How the frozen LLaMAs are held in memory."""
     chunk: ChunkConfig = ChunkConfig()

@@ -39,7 +39,7 @@ def make(config: RunConfig) -> Strategy:
         return LocalRule(features.objective, finish=features.finish)
 
     layout = partial(adapter_layout, "fedproto", config)
-    return Strategy("fedproto", layout, combine, local_rule, weights="clients", is_personal=True)
+    return Strategy("fedproto", layout, combine, local_rule, weights="clients")
 
 
 def combine(updates: Sequence[TypeUpdate], server: ServerRound) -> Combined:

@@ -133,7 +133,8 @@ class Strategy:
         combine: See `Combine`.
         local_rule: See `RuleOfRound`.
         weights: What a client weighs among those of its model type: its rows, or all the same.
-        is_personal: Whether a client's own model is what counts, and is evaluated as well as the common one.
+        pools_clients: Whether one client of each model type trains on the rows of all, in one place; see `pooling`.
+        warnings: What a user should know before the run, one line each.
     """
 
     name: str
@@ -141,7 +142,8 @@ class Strategy:
     combine: Combine = fedavg
     local_rule: RuleOfRound = plain_rule
     weights: Literal["rows", "clients"] = "rows"
-    is_personal: bool = False
+    pools_clients: bool = False
+    warnings: Sequence[str] = ()
 
 
 def holders(updates: Sequence[TypeUpdate], key: str) -> list[TypeUpdate]:

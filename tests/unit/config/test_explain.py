@@ -7,6 +7,7 @@ import re
 import pytest
 
 from heterotune.config.load import parse_run
+from heterotune.config.methods import METHODS
 from heterotune.config.nearest import nearest, suggestion
 from heterotune.config.overrides import apply_override
 from heterotune.errors import ConfigError
@@ -64,7 +65,7 @@ CASES = [
     ("local.betas=[0.9]", "local.betas.1 is missing. Add it: Decay of the first and second moment"),
     ("local.betas=[0.9, 0.9, 0.9]", "local.betas = [0.9, 0.9, 0.9] has too many entries. Give at most 2."),
     ("local.clip_norm=0", "local.clip_norm = 0 is too small. Give more than 0.0."),
-    ("strategy=fedavg", "strategy = 'fedavg' is not a choice. Give 'heterotune', 'fedavg_lora', 'fedavg_full', "),
+    ("strategy=fedavg", f"strategy = 'fedavg' is not a choice. Give {', '.join(map(repr, [*METHODS][:-1]))} or "),
     ("heterotune.targets=all", "heterotune.targets = 'all' is not a choice. Give 'all-linear', or a list."),
     ("heterotune.targets=[q_proj, x]", "heterotune.targets.1 = 'x' is not a choice. Give 'q_proj', 'k_proj', "),
     ("heterotune.targets=[]", "heterotune.targets = [] leaves nothing to train. Name at least one linear layer, "),

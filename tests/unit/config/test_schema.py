@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from heterotune.config import field_types, method_options, schema
 from heterotune.config.load import parse_run
+from heterotune.config.methods import METHODS
 from heterotune.config.schema import CohortConfig, LocalConfig, PromptFields, RunConfig, TextFields
 
 MODELS = sorted(
@@ -33,6 +34,8 @@ def test_all_sections_were_found():
     values = (info.default for info in RunConfig.model_fields.values())
     sections = {type(value) for value in values if isinstance(value, BaseModel)}
     assert len(sections) >= 12 and sections <= set(MODELS)
+    assert len(MODELS) > 20 and set(RunConfig.model_fields) >= set(METHODS)
+    assert {type(RunConfig.model_fields[name].default) for name in METHODS} <= set(MODELS)
 
 
 def test_defaults(run):

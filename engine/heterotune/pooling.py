@@ -1,0 +1,41 @@
+"""Training in one place on a federation's data: one client for each model type, with the rows of all its clients."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from heterotune.data.tokenizing import concatenate_rows
+from heterotune.federation import Federation
+from heterotune.fleet.clients import Client
+
+
+def pool_clients(clients: Sequence[Client]) -> dict[int, Client]:
+    """Return place of a model type -> the client that stands for all of its clients, with the first one's number."""
+    num_rows: Counter[int] = Counter()
+    first: dict[int, int] = {}
+    for client in clients:
+        num_rows[client.model_type] += client.num_rows
+        first.setdefault(client.model_type, client.client_id)
+    return {place: Client(client_id, place, num_rows[place]) for place, client_id in first.items()}
+
+
+def pool_data(federation: Federation) -> Federation:
+    """Return a federation in which the clients of `pool_clients` have all rows of their types, in client order."""
+    train = list(federation.data.train)
+    for place, pooled in pool_clients(federation.clients).items():
+        members = [client.client_id for client in federation.clients if client.model_type == place]
+        train[pooled.client_id] = concatenate_rows([federation.data.train[client_id] for client_id in members])
+    return replace(federation, data=replace(federation.data, train=tuple(train)))
+
+
+def pool_cohort(
+    cohort: Sequence[Client], num_steps: Mapping[int, int], pooled: Mapping[int, Client]
+) -> tuple[tuple[Client, ...], dict[int, int]]:
+    """Return who trains instead of a cohort, in client order, and how many steps: those of the cohort's together."""
+    steps: Counter[int] = Counter()
+    for client in cohort:
+        steps[pooled[client.model_type].client_id] += num_steps[client.client_id]
+    clients = sorted({pooled[client.model_type] for client in cohort}, key=lambda client: client.client_id)
+    return tuple(clients), dict(steps)

@@ -1,0 +1,117 @@
+"""Every method, found by enumeration: the same bits on any number of ranks and after a resume, and it learns.
+
+A job runs all methods one after the other (`compare_with`), so that starting processes is paid for once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from heterotune.config.methods import METHODS
+
+MODEL = "random:hidden_size=16,intermediate_size=24,num_attention_heads=2,vocab_size=2048"
+# A step at the server of FedAdam and its like is about server_learning_rate for every element, whatever clients did.
+OF_METHOD = {name: {"adapter_rank": 2} for name in METHODS if name != "fedavg_full"} | {
+    "heterotune": {"adapter_rank": 2, "head_rank": 4, "head_basis": 8, "align_tokens": 64},
+}
+RUN = {
+    "name": "strategies",
+    "seed": 5,
+    "rounds": 2,
+    "fleet": [
+        {"name": "a", "model": f"{MODEL},num_hidden_layers=2", "clients": 3},
+        {"name": "a-half", "model": f"{MODEL},num_hidden_layers=1", "clients": 2, "siblings_of": "a", "layers": [1]},
+    ],
+    "data": {"fields": {"text": "text"}, "partition": {"by": "natural", "key": "owner"}, "max_tokens": 16},
+    "cohort": {"fraction": 0.7},
+    "local": {"steps": 3, "batch_size": 2, "learning_rate": 2e-2},
+    "strategy": "heterotune",
+    "compare_with": [name for name in METHODS if name != "heterotune"],
+    **OF_METHOD,
+    "backbone": {"ds_config": "none"},
+    "chunk": {"clients": 2},
+    "checkpoint": {"keep_best": False},
+    "evaluate": {"max_rows": 8, "batch_size": 8},
+}
+RESULTS = ("loss", "perplexity", "cmga")
+STAYS = {"local_only": "its common values are those of before round 1: what counts is each client's own model"}
+"""Methods whose global adapters need not get better, and why."""
+FOUR_RANKS = ("heterotune", "scaffold")
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("strategies")
+    lines = [
+        {"owner": f"owner {owner}", "text": f"def f{number}(x):\n    return x * {owner} + {number}\n" * 2}
+        for owner in range(5)
+        for number in range(4 + 2 * owner)
+    ]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = {**RUN, "data": {**RUN["data"], "source": str(folder / "corpus.jsonl")}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    return folder / "run.yaml"
+
+
+@pytest.fixture(scope="module")
+def work(run_mpi, run_file):
+    """Run a worker on a run folder, which must end well."""
+
+    def run(name: str, num_ranks: int, *options: str) -> Path:
+        out = run_file.parent / name
+        out.mkdir(exist_ok=True)
+        arguments = ["-m", "heterotune.worker", run_file, "--run-dir", out, *options]
+        ended = run_mpi(arguments, num_ranks=num_ranks, limit_seconds=240, environment={"DS_ACCELERATOR": "cpu"})
+        assert ended.returncode == 0, ended.output
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def on_one_rank(work) -> Path:
+    return work("one", 1)
+
+
+def results(run: Path, method: str, main: str = "heterotune") -> dict[str, object]:
+    """What must not depend on the cluster or on interruptions."""
+    part = run if method == main else run / "compare" / method
+    metrics = [json.loads(line) for line in (part / "metrics.jsonl").read_text().splitlines()]
+    found: dict[str, object] = {
+        "digest": json.loads((part / "summary.json").read_text())["global_adapter_sha256"],
+        "metrics": [entry for entry in metrics if entry["name"].startswith(RESULTS)],
+        "ledger": (part / "ledger.jsonl").read_text(),
+    }
+    for kind in ("adapters", "clients"):
+        paths = (part / kind).iterdir() if (part / kind).is_dir() else ()
+        found[kind] = {path.name: path.read_bytes() for path in paths}
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_two_ranks_and_a_resumed_run_come_to_the_bits_of_one(work, on_one_rank):
+    work("two", 2, "--set", "rounds=1")
+    resumed = work("two", 2, "--resume")
+    for method in METHODS:
+        found, wanted = results(resumed, method), results(on_one_rank, method)
+        assert all(found[name] == wanted[name] for name in wanted), method
+
+
+@pytest.mark.timeout(300)
+def test_four_ranks_come_to_the_bits_of_one(work, on_one_rank):
+    first, *others = FOUR_RANKS
+    run = work("four", 4, "--set", f"strategy={first}", "--set", f"compare_with=[{', '.join(others)}]")
+    for method in FOUR_RANKS:
+        assert results(run, method, first) == results(on_one_rank, method), method
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_held_out_loss_falls(on_one_rank, method):
+    part = on_one_rank if method == "heterotune" else on_one_rank / "compare" / method
+    model_types = json.loads((part / "summary.json").read_text())["model_types"]
+    fell = {name: told["loss_after"] < told["loss_before"] for name, told in model_types.items()}
+    assert set(fell.values()) == {method not in STAYS}, fell

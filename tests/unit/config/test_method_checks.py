@@ -1,0 +1,47 @@
+"""What a federated method needs of a round, against how the run sums, hides and combines updates."""
+
+from __future__ import annotations
+
+import pytest
+
+from heterotune.config.load import parse_run
+from heterotune.config.methods import METHODS
+from heterotune.errors import ConfigError
+
+WHOLE = [name for name, method in METHODS.items() if method.needs == "whole sums"]
+EACH = [name for name, method in METHODS.items() if method.needs == "single updates"]
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *EACH])
+def test_what_keeps_state_needs_the_root(run, name):
+    told = f"strategy {name} needs {METHODS[name].needs} in one place, and collective.topology = sharded spreads them"
+    with pytest.raises(ConfigError, match=told):
+        parse_run({**run, "compare_with": [name], "collective": {"topology": "sharded"}})
+    assert parse_run({**run, "compare_with": [name]}).needs_of(name) == METHODS[name].needs
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs == "slices"])
+def test_what_works_element_by_element_does_not(run, name):
+    other = {"heterotune": "fedavg_lora"}.get(name, "heterotune")
+    config = parse_run({**run, "strategy": other, "compare_with": [name], "collective": {"topology": "sharded"}})
+    assert config.collective.topology == "sharded"
+
+
+@pytest.mark.parametrize(
+    ("section", "what"),
+    [
+        ({"cohort": {"min_clients": 2}}, "cohort.min_clients = 2"),
+        ({"aggregate": {"rule": "median"}}, "aggregate"),
+        ({"misbehaviour": {"dropout": 0.1}}, "misbehaviour"),
+        (
+            {"privacy": {"mechanism": "gaussian", "noise_multiplier": 1.0, "clip_norm": 1.0}},
+            "privacy.mechanism = gaussian",
+        ),
+        ({"secure_aggregation": {"enabled": True}}, "secure_aggregation"),
+    ],
+)
+def test_one_place_has_no_single_clients(run, section, what):
+    told = f"{what} is about single clients, and strategy centralised trains in one place. Leave one of them out."
+    with pytest.raises(ConfigError, match=told):
+        parse_run({**run, "compare_with": ["centralised"], **section})
+    parse_run({**run, **section})
