@@ -16,7 +16,15 @@ from heterotune.config.methods import METHODS
 MODEL = "random:hidden_size=16,intermediate_size=24,num_attention_heads=2,vocab_size=2048"
 # A step at the server of FedAdam and its like is about server_learning_rate for every element, whatever clients did.
 OF_METHOD = {name: {"adapter_rank": 2} for name in METHODS if name != "fedavg_full"} | {
-    "heterotune": {"adapter_rank": 2, "head_rank": 4, "head_basis": 8, "align_tokens": 64},
+    # Single updates at the root; the default, without them, is in test_whole_run.py and test_resume.py.
+    "heterotune": {
+        "adapter_rank": 2,
+        "head_rank": 4,
+        "head_basis": 8,
+        "align_tokens": 64,
+        "cmga": "cagrad",
+        "cmga_tasks": "clients",
+    },
 }
 RUN = {
     "name": "strategies",

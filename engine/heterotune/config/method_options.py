@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, model_validator
 
-from heterotune.config.field_types import Count, CountOrZero, Decay, Flag, NotNegative, Positive, Section
+from heterotune.config.field_types import Count, CountOrZero, Decay, Flag, NotNegative, Positive, Section, Share
 from heterotune.config.methods import METHODS, Needs
 
 DEFAULT_LOCAL_STEPS = 10
@@ -102,17 +102,29 @@ class HeterotuneOptions(Section):
     """How the input side of shared branches is aligned between model types, on public text only."""
     align_tokens: Count = 4096
     """Public token positions that the alignment reads, at least 1."""
-    cmga: Literal["none", "project"] = "project"
-    """Cross-model gradient alignment when updates of several model types meet."""
+    cmga: Literal["none", "project", "cagrad", "mgda", "gradvac", "aligned_mtl", "cosine"] = "project"
+    """Cross-model gradient alignment when updates of several model types meet: how they become one direction."""
+    cmga_tasks: Literal["types", "clients"] = "types"
+    """Whose updates are aligned: the model types' means, or every client's, also within one model type."""
     cmga_granularity: Literal["tensor", "depth_class", "branch", "model"] = "depth_class"
     """Group of tensors within which CMGA compares directions."""
     cmga_rescale: Flag = True
     """Give CMGA's result the norm of the plain weighted mean."""
+    cmga_cagrad_c: Decay = 0.4
+    """Radius of the ball around the mean in which `cmga: cagrad` looks, in norms of the mean, in [0, 1); 0 = none."""
+    cmga_gradvac_beta: Share = 0.5
+    """How fast the target cosines of `cmga: gradvac` follow those of a round, above 0 and at most 1."""
+    cmga_cosine_power: NotNegative = 1.0
+    """Power of the cosine with the mean by which `cmga: cosine` weighs, at least 0; 0 = only leave out who opposes."""
 
     @property
     def needs(self) -> Needs:
         """What these options make the server need of a round's updates; see `config.methods.Method`."""
-        return METHODS["heterotune"].needs
+        if self.cmga == "none":
+            return METHODS["heterotune"].needs
+        if self.cmga_tasks == "clients":
+            return "single updates"
+        return "whole sums" if self.cmga == "gradvac" else METHODS["heterotune"].needs
 
     @model_validator(mode="after")
     def _check_head(self) -> HeterotuneOptions:
@@ -120,6 +132,14 @@ class HeterotuneOptions(Section):
         if self.head_rank > self.head_basis:
             text = f"head_basis = {self.head_basis} is less than head_rank = {self.head_rank}"
             raise ValueError(f"{text}, so part of the rank could do nothing. Raise head_basis, or lower head_rank.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_targets_are_kept(self) -> HeterotuneOptions:
+        """Model types meet again in every round, clients do not."""
+        if self.cmga == "gradvac" and self.cmga_tasks == "clients":
+            text = "cmga = gradvac follows pairs over rounds, and cmga_tasks = clients meet too seldom"
+            raise ValueError(f"{text}. Set cmga_tasks: types, or another cmga.")
         return self
 
 

@@ -10,15 +10,25 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 from torch import Tensor
 
 from heterotune.adapters.layout import TensorSpec
 from heterotune.adapters.tables import adapter_layout
-from heterotune.aggregation.cmga import CmgaDiagnostics, SharedGroup, align_groups
+from heterotune.aggregation.cmga import SharedGroup, align_groups
+from heterotune.aggregation.directions import (
+    Form,
+    agreeing,
+    aligned,
+    common_descent,
+    conflict_averse,
+    projected,
+    vaccinated,
+)
 from heterotune.config.schema import HeterotuneOptions, RunConfig
+from heterotune.strategies.cmga_metrics import group_metrics
+from heterotune.strategies.cmga_tasks import SomeKeys, client_tasks
 from heterotune.strategies.strategy import (
     Combined,
     ServerRound,
@@ -38,28 +48,50 @@ def make(config: RunConfig) -> Strategy:
 
 
 def combine_aligned(updates: Sequence[TypeUpdate], server: ServerRound, *, options: HeterotuneOptions) -> Combined:
-    """Return the weighted mean of every tensor; where several model types share tensors, CMGA aligns them first."""
+    """Return the weighted mean of every tensor; where several tasks share tensors, CMGA aligns their updates first.
+
+    Tasks are model types or, if the options say so, single clients.
+    """
     if options.cmga == "none":
         return fedavg(updates, server)
+    tasks = updates if options.cmga_tasks == "types" else client_tasks(updates, server.layouts)
     keys = sorted({key for update in updates for key in update.mean})
-    change: dict[str, Tensor] = {key: weighted_mean(updates, key) for key in keys if len(holders(updates, key)) == 1}
+    change: dict[str, Tensor] = {key: weighted_mean(tasks, key) for key in keys if len(holders(tasks, key)) == 1}
     shared = [key for key in keys if key not in change]
     named = [
-        (name, members, _shared_group(members, group))
-        for name, members, group in _groups(updates, server.tensors, shared, options.cmga_granularity)
+        (name, members, _shared_group(name, members, group, server.state))
+        for name, members, group in _groups(tasks, server.tensors, shared, options.cmga_granularity)
     ]
-    aligned = align_groups([group for _, _, group in named], rescale=options.cmga_rescale, grams=server.grams)
+    aligned = align_groups(
+        [group for _, _, group in named], rescale=options.cmga_rescale, grams=server.grams, form=_form(options)
+    )
     metrics: list[dict[str, Any]] = []
+    state = dict(server.state)
     for (name, members, _), (combined, seen) in zip(named, aligned, strict=True):
         change.update(combined)
-        metrics += _diagnostics(name, members, seen)
-    return Combined(change, metrics)
+        metrics += group_metrics(name, members, seen)
+        if seen.targets_MM is not None:
+            state[_state_name(name, members)] = seen.targets_MM
+    return Combined(change, metrics, state)
+
+
+def _form(options: HeterotuneOptions) -> Form:
+    """Return what the options name."""
+    forms: dict[str, Form] = {
+        "project": projected,
+        "cagrad": partial(conflict_averse, radius=options.cmga_cagrad_c),
+        "mgda": common_descent,
+        "gradvac": partial(vaccinated, beta=options.cmga_gradvac_beta),
+        "aligned_mtl": aligned,
+        "cosine": partial(agreeing, power=options.cmga_cosine_power),
+    }
+    return forms[options.cmga]
 
 
 def _groups(
-    updates: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], keys: Sequence[str], granularity: str
+    tasks: Sequence[TypeUpdate], tensors: Mapping[str, TensorSpec], keys: Sequence[str], granularity: str
 ) -> Iterator[tuple[str, list[TypeUpdate], list[str]]]:
-    """Yield (name, model types that share it, keys): tensors that CMGA aligns as one vector."""
+    """Yield (name, tasks that share it, keys): tensors that CMGA aligns as one vector."""
     grouped: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for key in keys:
         spec = tensors[key]
@@ -69,35 +101,24 @@ def _groups(
             "branch": spec.group,
             "model": "model",
         }[granularity]
-        members = tuple(update.model_type for update in holders(updates, key))
+        members = tuple(task.model_type for task in holders(tasks, key))
         grouped[name, members].append(key)
     for (name, _), group in grouped.items():
-        yield name, holders(updates, group[0]), group
+        yield name, holders(tasks, group[0]), group
 
 
-def _shared_group(members: Sequence[TypeUpdate], keys: Sequence[str]) -> SharedGroup:
+def _shared_group(
+    name: str, members: Sequence[TypeUpdate], keys: Sequence[str], state: Mapping[str, Tensor]
+) -> SharedGroup:
     """Return tensors that CMGA aligns as one vector."""
     return SharedGroup(
-        updates=[{key: member.mean[key] for key in keys} for member in members],
+        updates=[SomeKeys(member.mean, tuple(keys)) for member in members],
         weight_M=type_weights(members),
         model_types=[member.model_type for member in members],
+        targets_MM=state.get(_state_name(name, members)),
     )
 
 
-def _diagnostics(group: str, members: Sequence[TypeUpdate], seen: CmgaDiagnostics) -> list[dict[str, Any]]:
-    """Return what CMGA logs of a group."""
-    numbers = {
-        "cmga/conflicts": (seen.num_conflicts, "pairs"),
-        "cmga/norm_ratio": (seen.norm_ratio, "ratio"),
-        "cmga/min_alignment": (seen.min_alignment, "dot product"),
-    }
-    metrics = [{"name": name, "group": group, "value": value, "unit": unit} for name, (value, unit) in numbers.items()]
-    names = [member.model_type for member in members]
-    for j, i in combinations(range(len(names)), 2):
-        pair = f"{names[j]}:{names[i]}"
-        cosine = float(seen.cosine_MM[i, j])
-        metrics.append({"name": "cmga/cosine", "group": group, "pair": pair, "value": cosine, "unit": "cosine"})
-    for name, weight in zip(names, type_weights(members).tolist(), strict=True):
-        entry = {"name": "cmga/weight", "group": group, "model_type": name, "value": weight, "unit": "share"}
-        metrics.append(entry)
-    return metrics
+def _state_name(group: str, members: Sequence[TypeUpdate]) -> str:
+    """Return where a group's targets are kept: for each set of model types that meets."""
+    return f"cmga/{group}/{'+'.join(member.model_type for member in members)}"

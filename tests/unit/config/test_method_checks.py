@@ -8,6 +8,7 @@ from heterotune.config.load import parse_run
 from heterotune.config.methods import METHODS
 from heterotune.errors import ConfigError
 
+NOISE = {"mechanism": "gaussian", "noise_multiplier": 1.0, "clip_norm": 1.0}
 WHOLE = [name for name, method in METHODS.items() if method.needs == "whole sums"]
 EACH = [name for name, method in METHODS.items() if method.needs == "single updates"]
 
@@ -34,7 +35,7 @@ def test_what_works_element_by_element_does_not(run, name):
         ({"aggregate": {"rule": "median"}}, "aggregate"),
         ({"misbehaviour": {"dropout": 0.1}}, "misbehaviour"),
         (
-            {"privacy": {"mechanism": "gaussian", "noise_multiplier": 1.0, "clip_norm": 1.0}},
+            {"privacy": NOISE},
             "privacy.mechanism = gaussian",
         ),
         ({"secure_aggregation": {"enabled": True}}, "secure_aggregation"),
@@ -45,3 +46,42 @@ def test_one_place_has_no_single_clients(run, section, what):
     with pytest.raises(ConfigError, match=told):
         parse_run({**run, "compare_with": ["centralised"], **section})
     parse_run({**run, **section})
+
+
+@pytest.mark.parametrize(
+    ("section", "what"),
+    [
+        ({"aggregate": {"rule": "median"}}, "aggregate.rule = median"),
+        ({"privacy": NOISE}, "privacy.mechanism = gaussian"),
+        ({"secure_aggregation": {"enabled": True}}, "secure_aggregation"),
+    ],
+)
+def test_single_updates_leave_nothing_to_protect(run, section, what):
+    chosen = {"strategy": "fedavg_lora", "compare_with": ["heterotune"], "heterotune": {"cmga_tasks": "clients"}}
+    with pytest.raises(ConfigError, match=f"combines single updates itself, so {what} cannot act on their sum"):
+        parse_run({**run, **chosen, **section})
+
+
+@pytest.mark.parametrize(
+    ("options", "needs"),
+    [
+        ({}, "slices"),
+        ({"cmga": "aligned_mtl"}, "slices"),
+        ({"cmga": "gradvac"}, "whole sums"),
+        ({"cmga": "mgda", "cmga_tasks": "clients"}, "single updates"),
+        ({"cmga": "none", "cmga_tasks": "clients"}, "slices"),
+    ],
+)
+def test_what_heterotune_needs_depends_on_its_options(run, options, needs):
+    chosen = {**run, "heterotune": options}
+    assert parse_run(chosen).needs_of("heterotune") == needs
+    if needs != "slices":
+        with pytest.raises(ConfigError, match=f"strategy heterotune needs {needs} in one place"):
+            parse_run({**chosen, "collective": {"topology": "sharded"}})
+
+
+def test_targets_over_rounds_are_of_model_types(run):
+    with pytest.raises(
+        ConfigError, match="cmga = gradvac follows pairs over rounds, and cmga_tasks = clients"
+    ):
+        parse_run({**run, "heterotune": {"cmga": "gradvac", "cmga_tasks": "clients"}})
