@@ -52,7 +52,7 @@ def test_the_proximal_term_and_its_gradient():
     moved_KP = torch.randn(bank.values_KP.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         bank.values_KP += moved_KP
-    term_K = strategy.local_rule(layout).loss_term(bank, bank.start_KP)
+    term_K = strategy.local_rule(layout, 1).loss_term(bank, bank.start_KP)
     torch.testing.assert_close(term_K, 0.2 * moved_KP.square().sum(dim=1))
     term_K.sum().backward()
     torch.testing.assert_close(bank.grads_KP, 0.4 * moved_KP)
@@ -60,7 +60,7 @@ def test_the_proximal_term_and_its_gradient():
 
 def test_without_a_penalty_fedprox_is_fedavg():
     strategy = strategy_of("fedprox", mu=0.0)
-    assert strategy.local_rule(strategy.layout(FLEET[0], FLEET)) is PLAIN
+    assert strategy.local_rule(strategy.layout(FLEET[0], FLEET), 1) is PLAIN
 
 
 def test_the_proximal_term_is_of_trained_tensors_only():
@@ -74,7 +74,7 @@ def test_the_proximal_term_is_of_trained_tensors_only():
 def test_local_only_sends_nothing_and_keeps_all():
     strategy = strategy_of("local_only")
     layout = strategy.layout(FLEET[0], FLEET)
-    assert strategy.is_personal and layout.num_travelling == 0 and layout.group_columns == {}
+    assert layout.num_travelling == 0 and layout.group_columns == {}
     assert {spec.scope for spec in layout.tensors} == {"client"} and all(spec.trains for spec in layout.tensors)
 
 
@@ -105,7 +105,7 @@ def scaffold_columns(layout):
 def test_scaffold_corrects_every_step_and_renews_the_control_variates():
     strategy = strategy_of("scaffold", {"optimizer": "sgd"})
     layout = strategy.layout(FLEET[0], FLEET)
-    rule, bank = strategy.local_rule(layout), bank_of(layout)
+    rule, bank = strategy.local_rule(layout, 1), bank_of(layout)
     trained, common, own = scaffold_columns(layout)
     before_KP = bank.start_KP.clone()
     rates = [torch.tensor([[0.1], [0.2], [0.0]]), torch.tensor([[0.3], [0.0], [0.5]])]
@@ -133,7 +133,7 @@ def test_after_one_sgd_step_a_control_variate_is_the_gradient():
     adapters = GlobalAdapters([layout], run_seed=1)
     own = {spec.name: torch.zeros(spec.shape) for spec in layout.tensors if spec.scope == "client"}
     bank = stack_clients(layout, adapters.shared, [own], device=torch.device("cpu"), head_frame=None)
-    rule, rate_K1 = strategy.local_rule(layout), torch.tensor([[0.25]])
+    rule, rate_K1 = strategy.local_rule(layout, 1), torch.tensor([[0.25]])
     trained, common, own_columns = scaffold_columns(layout)
     gradient_KP = torch.randn(bank.values_KP.shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
