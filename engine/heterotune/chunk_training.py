@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+
+from torch import Tensor
 
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank, HeadFrame, stack_clients
@@ -68,9 +70,7 @@ class ChunkTraining:
         with self._train_phase(round_number, chunk, prepared):
             started = time.perf_counter()
             personal = [self._store.load(client.client_id, layout) for client in chunk.clients]
-            bank = stack_clients(
-                layout, self._adapters.shared, personal, device=backbone.device, head_frame=self.frames[place]
-            )
+            bank = self._bank(place, personal, self.frames[place])
             memory.now_making(OPTIMIZER_STATE)
             batches = memory.first_pass(prepared.batches(backbone.device))
             rule, local = self.rule(place, round_number), self._config.local
@@ -117,9 +117,18 @@ class ChunkTraining:
 
     def global_bank(self, place: int, frame: HeadFrame | None) -> Bank:
         """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""
-        layout, device = self._adapters.layouts[place], self._federation.backbones[place].device
-        personal = self._store.load(NO_CLIENT, layout)
-        return stack_clients(layout, self._adapters.shared, [personal], device=device, head_frame=frame)
+        return self._bank(place, [self._store.load(NO_CLIENT, self._adapters.layouts[place])], frame)
+
+    def _bank(self, place: int, personal: Sequence[Mapping[str, Tensor]], frame: HeadFrame | None) -> Bank:
+        """Return a model type's adapters as clients with these personal tensors begin with them."""
+        return stack_clients(
+            self._adapters.layouts[place],
+            self._adapters.held_by(place),
+            personal,
+            device=self._federation.backbones[place].device,
+            head_frame=frame,
+            base=self._adapters.base.of_model_type(place),
+        )
 
     def personal_bank(self, place: int, client_ids: Sequence[int]) -> Bank:
         """Return clients' own adapters: the common values and each client's own tensors, as they are now."""

@@ -128,7 +128,11 @@ def _seconds_per_pass(simulation: Simulation, place: int, num_clients: int) -> f
     layout, backbone, config = simulation.layouts[place], simulation.federation.backbones[place], simulation.config
     personal = [simulation.store.load(NO_CLIENT, layout)] * num_clients
     bank = stack_clients(
-        layout, simulation.adapters.shared, personal, device=backbone.device, head_frame=simulation.frames[place]
+        layout,
+        simulation.adapters.held_by(place),
+        personal,
+        device=backbone.device,
+        head_frame=simulation.frames[place],
     )
     shape = (num_clients * config.local.batch_size, config.data.max_tokens)
     ids_RT = torch.arange(shape[0] * shape[1], device=backbone.device).view(shape) % backbone.model_type.vocab_size

@@ -191,13 +191,16 @@ def _save_best_adapters(simulation: Simulation) -> None:
         LOG.warning("%s No adapters of the best round are written.", error)
         return
     adapters.values = {key: saved.tensors[f"values/{key}"] for key in adapters.values}
+    adapters.base.restore(saved)
+    adapters.begin_round(saved.round_number + 1)
     _save_adapters(simulation, "adapters-best", adapters, best)
 
 
 def _save_adapters(simulation: Simulation, folder: str, adapters: GlobalAdapters, facts: Mapping[str, Any]) -> None:
     """Write every model type's shared tensors as safetensors, whole or not at all."""
     for place, model_type in enumerate(simulation.federation.model_types):
-        tensors = adapters.of_model_type(place)
+        base = {f"{path}.base": change for path, change in adapters.base.of_model_type(place).items()}
+        tensors = adapters.of_model_type(place) | base
         frame = simulation.frames[place]
         if frame is not None:
             tensors |= {"head.V": frame.down_RD, "head.mean": frame.mean_D, "head.Q": frame.basis_QV}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec, initial_value
+from heterotune.base_change import BaseChange
 from heterotune.collective.channel import Message
 from heterotune.collective.codecs import codec_named
 from heterotune.collective.wire import decode_all, encode
@@ -27,6 +28,8 @@ class GlobalAdapters:
     Attributes:
         values: What clients have: the server's values after their way down the wire.
         constants: Key -> value of scope "constant", which no message carries.
+        base: What was added to frozen weights.
+        round_to_come: The round that trains from the values; it decides where windows are.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class GlobalAdapters:
         """
         self.layouts = tuple(layouts)
         self._run_seed = run_seed
+        self.round_to_come = 1
+        self.base = BaseChange(layouts, run_seed=run_seed)
         self._exact: dict[str, Tensor] = {}  # before the wire, where it loses something and we are the sender
         self.tensors: dict[str, TensorSpec] = {}
         for layout in layouts:
             for spec in layout.travelling:
-                known = self.tensors.setdefault(spec.key, spec)
-                assert known.shape == spec.shape, f"{spec.key}: two shapes under one key"
+                known = self.tensors.setdefault(spec.key, spec.common)
+                assert known.shape == spec.common.shape, f"{spec.key}: two shapes under one key"
         self.values: dict[str, Tensor] = {key: self._first_value(spec) for key, spec in sorted(self.tensors.items())}
         for key, value in (start or {}).items():
             assert value.shape == self.values[key].shape, f"{key}: a start of another shape"
@@ -59,8 +64,28 @@ class GlobalAdapters:
         """Key -> what all clients that hold the tensor have: common values and constants."""
         return self.values | self.constants if self.constants else self.values
 
-    def _first_value(self, spec: TensorSpec) -> Tensor:
-        return torch.from_numpy(initial_value(spec, run_seed=self._run_seed, client_id=NO_CLIENT, name=spec.key))
+    def _first_value(self, spec: TensorSpec, **when: int) -> Tensor:
+        return torch.from_numpy(
+            initial_value(spec, run_seed=self._run_seed, client_id=NO_CLIENT, name=spec.key, **when)
+        )
+
+    def begin_round(self, round_number: int) -> None:
+        """Say which round trains next, before its messages are made: windows roll, and what is redrawn is drawn."""
+        self.round_to_come = round_number
+        for key, spec in self.tensors.items():
+            if spec.redrawn:
+                self.replace({key: self._first_value(spec, round_number=round_number)})
+
+    def held_by(self, place: int) -> dict[str, Tensor]:
+        """Return key -> what clients of a model type have of the tensors that they hold, constants included."""
+        windowed = {spec.key: spec for spec in self.layouts[place].tensors if spec.window is not None}
+        if not windowed:
+            return self.shared
+        return self.shared | {key: self._part(spec, self.values[key]) for key, spec in windowed.items()}
+
+    def windowed(self) -> list[str]:
+        """Return the keys of tensors of which model types hold parts, in order."""
+        return sorted({spec.key for layout in self.layouts for spec in layout.tensors if spec.window is not None})
 
     @property
     def exact(self) -> dict[str, Tensor]:
@@ -102,34 +127,40 @@ class GlobalAdapters:
         return {
             (place, group): encode_group(layout, group, codec, round_number)
             for place, layout in enumerate(self.layouts)
-            for group in layout.group_columns
+            for group in layout.downloads
         }
 
     def receive(self, messages: Messages) -> None:
-        """Take the values from messages, as a client does: what a lossy wire loses is lost here, too."""
+        """Take the values from messages, as a client does: what a lossy wire loses is lost here, too.
+
+        Where no model type holds a part of a common tensor in the round to come, it stays as the server has it.
+        """
+        exact = self.exact
+        self.values |= {key: exact[key].clone() for key in self.windowed()}
         for (place, group), message in messages.items():
-            layout = self.layouts[place]
-            columns = layout.group_columns[group]
-            vector = torch.from_numpy(decode_all(message, columns.stop - columns.start))
-            for spec in layout.travelling:
-                if spec.group == group:
-                    part = layout.columns[spec.name]
-                    value = vector[part.start - columns.start : part.stop - columns.start]
+            specs = self.layouts[place].downloads[group]
+            vector = torch.from_numpy(decode_all(message, sum(spec.num_elements for spec in specs)))
+            for spec, value in zip(specs, vector.split([spec.num_elements for spec in specs]), strict=True):
+                if spec.window is None:
                     self.values[spec.key] = value.view(spec.shape).clone()
+                else:
+                    self.values[spec.key].view(-1)[self._places(spec)] = value
 
     def held_bytes(self) -> int:
         """Return the bytes of the values, and of the server's own where those differ."""
-        return sum(value.nbytes for value in (*self.shared.values(), *self._exact.values()))
+        of_values = sum(value.nbytes for value in (*self.shared.values(), *self._exact.values()))
+        return of_values + self.base.held_bytes()
 
     def of_model_type(self, place: int) -> dict[str, Tensor]:
         """Return a model type's common tensors and constants by their names in that type."""
-        return {spec.name: self.shared[spec.key] for spec in self.layouts[place].tensors if spec.scope != "client"}
+        held = self.held_by(place)
+        return {spec.name: held[spec.key] for spec in self.layouts[place].tensors if spec.scope != "client"}
 
     def sha256(self) -> str:
-        """Return the digest of all values: name, dtype, shape and bytes, in name order."""
+        """Return the digest of all values, then of all base changes: name, dtype, shape and bytes, in name order."""
         digest = hashlib.sha256()
-        for key in sorted(self.values):
-            array = np.ascontiguousarray(self.values[key].numpy())
+        values = ((key, np.ascontiguousarray(self.values[key].numpy())) for key in sorted(self.values))
+        for key, array in (*values, *self.base.arrays()):
             digest.update(f"{key}\x1f{array.dtype.str}\x1f{array.shape}\x1f".encode())
             digest.update(array.tobytes())
         return digest.hexdigest()
@@ -137,14 +168,22 @@ class GlobalAdapters:
     def _encode_vector(self, layout: AdapterLayout, group: str, codec: str, round_number: int) -> bytes:
         """Encode a group's tensors as one vector."""
         exact = self.exact
-        parts = [exact[spec.key].flatten() for spec in layout.travelling if spec.group == group]
+        parts = [self._part(spec, exact[spec.key]).flatten() for spec in layout.downloads[group]]
         return encode(torch.cat(parts).numpy(), codec)
 
     def _encode_tensors(self, layout: AdapterLayout, group: str, codec: str, round_number: int) -> bytes:
         """Encode a group's tensors one by one, each with draws that belong to its key."""
         messages = []
-        for spec in layout.travelling:
-            if spec.group == group:
-                draw = generator(self._run_seed, round_number, NO_CLIENT, f"wire/{spec.key}")
-                messages.append(encode(self.exact[spec.key].flatten().numpy(), codec, draw))
+        for spec in layout.downloads[group]:
+            draw = generator(self._run_seed, round_number, NO_CLIENT, f"wire/{spec.key}")
+            messages.append(encode(self.exact[spec.key].flatten().numpy(), codec, draw))
         return b"".join(messages)
+
+    def _part(self, spec: TensorSpec, value: Tensor) -> Tensor:
+        """Return what a model type holds of a common tensor in the round to come."""
+        return value if spec.window is None else value.view(-1)[self._places(spec)].view(spec.shape)
+
+    def _places(self, spec: TensorSpec) -> Tensor:
+        """Return where a model type's part is in the flat common tensor."""
+        assert spec.window is not None
+        return torch.from_numpy(spec.window.places(spec.shape, self.round_to_come))

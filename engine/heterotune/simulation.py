@@ -216,7 +216,7 @@ class Simulation:
         self.journal.metrics(plan.round_number, self.protection.metrics(outcome, goes_on=goes_on))
         if self.channel.mpi_rank == ROOT:
             self.downlink.note(plan.absent, self.journal.ledger, plan.round_number)
-        self.downlink.remember(plan.cohort)
+        self.downlink.remember(plan.cohort, plan.round_number)
         return updates
 
     def combine(self, round_number: int, updates: Sequence[TypeUpdate]) -> None:
@@ -224,11 +224,13 @@ class Simulation:
         with self.journal.phase("aggregate"):
             combined = self.strategy.combine(updates, self._server_round(round_number))
             self.topology.apply(combined.change)
+            self.adapters.base.add(combined.base)
             self.server_state = combined.state
         self.journal.metrics(round_number, combined.metrics)
 
     def broadcast(self, round_number: int) -> None:
         """Let every rank have the common values, as the messages that clients download after a round."""
+        self.adapters.begin_round(round_number + 1)
         with self.journal.phase("broadcast"):
             self.topology.broadcast(self.downlink, self.config.collective.picked_wire_down, round_number)
 
@@ -269,7 +271,8 @@ class Simulation:
             if frame is not None:
                 tensors |= {f"frames/{place}/{name}": value.cpu().clone() for name, value in vars(frame).items()}
         tensors |= {f"server/{name}": value.clone() for name, value in self.server_state.items()}
-        tensors["known_clients"] = torch.tensor(sorted(self.downlink.known_clients), dtype=torch.int64)
+        tensors |= {key: value.clone() for key, value in self.adapters.base.values.items()}
+        tensors |= self.downlink.state()
         facts = {
             "strategy": self.strategy.name,
             "config": self.config.model_dump(mode="json"),
@@ -324,7 +327,8 @@ class Simulation:
         self.server_state = {
             name.removeprefix("server/"): value for name, value in saved.tensors.items() if name.startswith("server/")
         }
-        self.downlink.known_clients = set(saved.tensors["known_clients"].tolist())
+        self.adapters.base.restore(saved)
+        self.downlink.restore(saved.tensors, self.adapters.base)
 
     def _align(self) -> list[HeadFrame]:
         """Find the frozen part of every type's head branch on public text, and log how well the types agree."""
@@ -353,6 +357,7 @@ class Simulation:
             layouts={layout.model_type: layout for layout in self.layouts},
             tensors=self.adapters.tensors,
             values=self.adapters.values,
+            own=self.adapters.exact,
             state=self.server_state,
             num_enlisted=self._num_enlisted,
             grams=self.topology.grams,

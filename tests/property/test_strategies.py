@@ -47,7 +47,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("identity", "fedadagrad"): OPTIMISER,
     ("identity", "fedadam"): OPTIMISER,
     ("identity", "fedyogi"): OPTIMISER,
-    ("identity", "fedproto"): "what clients send is what they have of each class, and a prototype is a ratio of such sums",
+    ("identity", "fedproto"): "clients send what they have of each class, and a prototype is a ratio of such sums",
 }
 """(rule, method) -> why the method cannot keep to it by design."""
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-7}

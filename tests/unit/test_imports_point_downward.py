@@ -33,6 +33,7 @@ LEVELS = (
         "file_digests",
     ),
     (
+        "base_change",
         "checkpointing",
         "chunk_training",
         "client_store",

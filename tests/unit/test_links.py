@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from heterotune import uplink
 from heterotune.adapters.bank import HeadFrame
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
+from heterotune.adapters.window import Window
 from heterotune.aggregation.exact import ExactSum
 from heterotune.client_store import ClientStore
 from heterotune.collective import wire
@@ -153,7 +155,7 @@ def test_frozen_tensors_are_downloaded_once_wherever_the_client_trains():
         ledger = Ledger()
         downlink.note(CHUNK.clients, ledger, round_number)
         for rank in ranks:
-            rank.remember(CHUNK.clients)
+            rank.remember(CHUNK.clients, round_number)
         groups.append({entry.group: entry.num_bytes for entry in ledger if entry.client_id == 4})
     values = {"dema.type": HEADER_BYTES + 12, "dema.head": HEADER_BYTES + 16}
     assert groups[0] == {
@@ -168,3 +170,39 @@ def test_messages_that_are_kept_for_clients_are_counted():
     downlink = Downlink([LAYOUT], [FRAME])
     assert downlink.held_bytes() == 2 * HEADER_BYTES + 4 * (2 * 5 + 5 + 3 * 7)
     assert Downlink([LAYOUT], [None]).held_bytes() == 0
+
+
+class RecordedChannel(SingleChannel):
+    """A root whose broadcasts another rank gets afterwards."""
+
+    def __init__(self, mpi_rank: int, sent: list) -> None:
+        super().__init__()
+        self.mpi_rank, self._sent = mpi_rank, sent
+
+    def broadcast(self, array: np.ndarray) -> None:
+        if self.mpi_rank == 0:
+            self._sent.append(array.copy())
+        else:
+            array[:] = self._sent.pop(0)
+
+    def broadcast_bytes(self, data):
+        if self.mpi_rank == 0:
+            self._sent.append(bytes(data))
+            return data
+        return self._sent.pop(0)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16"])
+def test_every_rank_has_what_no_client_holds_in_the_round_to_come(codec):
+    window = Window((4, 2), rolling_axis=0)
+    layout = AdapterLayout("a", (TensorSpec("w.V", (1, 2), "width", "width/w.V", "g", "0", window=window),))
+    sent: list = []
+    root, other = (GlobalAdapters([layout], run_seed=0) for _ in range(2))
+    channels = RecordedChannel(0, sent), RecordedChannel(1, sent)
+    links = Downlink([layout], [None]), Downlink([layout], [None])
+    for round_number in (0, 1, 2):
+        root.apply({"width/w.V": torch.full((8,), 0.1001 + round_number, dtype=torch.float64)})
+        for adapters, link, channel in zip((root, other), links, channels, strict=True):
+            adapters.begin_round(round_number + 1)
+            link.broadcast(adapters, channel, codec, round_number)
+        assert root.sha256() == other.sha256() and not sent

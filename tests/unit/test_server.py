@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
+from heterotune.adapters.window import Window
 from heterotune.collective.wire import HEADER_BYTES
 from heterotune.server import GlobalAdapters
 
@@ -84,3 +85,58 @@ def test_what_the_wire_rounds_off_is_not_lost_to_the_server(codec):
     torch.testing.assert_close(adapters.exact["width/z.V"], torch.full((300,), 1.01))
     assert (adapters.values["width/z.V"] - 1.01).abs().max() < 0.008
     assert adapters.values["width/z.V"].unique().numel() <= 2  # what clients have is what the wire can say
+
+
+def windowed(rolling_axis: int | None = None) -> GlobalAdapters:
+    """A type that holds two of four rows, and one that holds three."""
+    layouts = [
+        AdapterLayout(
+            name,
+            (TensorSpec("w.V", (rows, 2), "width", "width/w.V", "g", "0", window=Window((4, 2), rolling_axis)),),
+        )
+        for name, rows in [("a", 2), ("b", 3)]
+    ]
+    adapters = GlobalAdapters(layouts, run_seed=1)
+    adapters.apply({"width/w.V": torch.arange(8, dtype=torch.float64) + 0.001})
+    return adapters
+
+
+def test_a_model_type_downloads_and_holds_its_part():
+    adapters = windowed()
+    assert adapters.values["width/w.V"].shape == (4, 2)
+    messages = adapters.messages("fp32", 0)
+    assert {place: len(message) - HEADER_BYTES for (place, _), message in messages.items()} == {0: 16, 1: 24}
+    assert torch.equal(adapters.of_model_type(0)["w.V"], adapters.values["width/w.V"][:2])
+    assert torch.equal(adapters.held_by(1)["width/w.V"], adapters.values["width/w.V"][:3])
+
+
+@pytest.mark.parametrize(("round_number", "rows"), [(1, [0, 1]), (3, [2, 3]), (4, [3, 0])])
+def test_the_part_is_that_of_the_round_to_come(round_number, rows):
+    adapters = windowed(rolling_axis=0)
+    adapters.begin_round(round_number)
+    assert torch.equal(adapters.of_model_type(0)["w.V"], adapters.values["width/w.V"][rows])
+
+
+def test_what_nobody_downloads_stays_as_the_server_has_it_even_where_the_wire_rounds():
+    adapters = windowed()
+    exact = adapters.values["width/w.V"].clone()
+    adapters.receive(adapters.messages("bf16", 0))
+    assert torch.equal(adapters.exact["width/w.V"], exact)
+    assert torch.equal(adapters.values["width/w.V"][3], exact[3])
+    assert not torch.equal(adapters.values["width/w.V"][:3], exact[:3])
+    assert torch.equal(adapters.values["width/w.V"][:3], exact[:3].bfloat16().float())
+
+
+def test_what_is_redrawn_is_new_every_round_and_travels_up_only():
+    fresh = TensorSpec("w.V", (2, 4), "type", "type/a/w.V", "g", "0", "kaiming", redrawn=True)
+    layout = AdapterLayout("a", (fresh, TensorSpec("w.U", (4, 2), "type", "type/a/w.U", "h", "0")))
+    adapters, other = (GlobalAdapters([layout], run_seed=1) for _ in range(2))
+    assert adapters.messages("fp32", 0).keys() == {(0, "h")} and layout.num_travelling == 16
+    adapters.apply({"type/a/w.V": torch.ones(8, dtype=torch.float64)})
+    seen = []
+    for round_number in (1, 2):
+        adapters.begin_round(round_number)
+        other.begin_round(round_number)
+        assert torch.equal(adapters.values["type/a/w.V"], other.values["type/a/w.V"])
+        seen.append(adapters.values["type/a/w.V"])
+    assert not torch.equal(*seen) and all(value.abs().max() <= 0.5 for value in seen)

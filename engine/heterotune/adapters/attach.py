@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heterotune.adapters.adapted_linear import adapted_linear, branch_beside
 from heterotune.adapters.bank import Bank
@@ -33,7 +34,7 @@ class AttachedAdapter:
             branches_at[branch.module].append(branch)
         for path, branches in branches_at.items():
             linear = llama.get_submodule(path)
-            self._take_over(linear, self._forward(linear, branches))
+            self._take_over(linear, self._forward(path, linear, branches))
         for path, parameters in _parameters_at(layout.dense).items():
             module = llama.get_submodule(path)
             self._take_over(module, self._dense_forward(module, parameters))
@@ -66,16 +67,20 @@ class AttachedAdapter:
 
         return forward
 
-    def _forward(self, linear: nn.Linear, branches: Sequence[Branch]) -> Callable[[Tensor], Tensor]:
+    def _forward(self, path: str, linear: nn.Linear, branches: Sequence[Branch]) -> Callable[[Tensor], Tensor]:
         activation = branches[0].activation
 
         def forward(x_RTD: Tensor) -> Tensor:
             if self.bank is None:
                 return type(linear).forward(linear, x_RTD)
             down, up, scale = side_by_side(branches, self.bank, x_RTD.dtype)
-            if type(linear) is not nn.Linear:
-                return branch_beside(type(linear).forward(linear, x_RTD), x_RTD, down, up, scale, activation)
-            return adapted_linear(x_RTD, linear.weight, linear.bias, down, up, scale, activation)
+            if type(linear) is nn.Linear:
+                output = adapted_linear(x_RTD, linear.weight, linear.bias, down, up, scale, activation)
+            else:
+                output = branch_beside(type(linear).forward(linear, x_RTD), x_RTD, down, up, scale, activation)
+            change = self.bank.base.get(path)
+            # Beside the weight, not added to it: the sum would be kept for the backward pass, a copy of the model.
+            return output if change is None else output + F.linear(x_RTD, change.to(x_RTD.dtype))
 
         return forward
 

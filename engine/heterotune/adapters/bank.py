@@ -42,6 +42,7 @@ class Bank:
         values_KP: Tensor,
         head_frame: HeadFrame | None = None,
         start_KP: Tensor | None = None,
+        base: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Take ownership of `values_KP`.
 
@@ -51,6 +52,8 @@ class Bank:
             head_frame: Frozen head tensors, if the layout has a head branch.
             start_KP: The values before training, for the update; may be an expanded row where all clients start alike.
                 None copies `values_KP`.
+            base: Path of a frozen linear -> what the server has added to its weight, float32, shape (d_out, d_in); the
+                same for all clients, and never trained.
         """
         assert values_KP.shape[1] == layout.num_columns and values_KP.is_contiguous()
         self.layout = layout
@@ -58,6 +61,7 @@ class Bank:
         self.grads_KP = torch.zeros_like(values_KP)
         self.start_KP = values_KP.clone() if start_KP is None else start_KP
         self.head_frame = head_frame
+        self.base = base or {}
         self._views = {spec.name: self._leaf(spec) for spec in layout.tensors}
 
     def _leaf(self, spec: TensorSpec) -> Tensor:
@@ -89,15 +93,17 @@ def stack_clients(
     *,
     device: torch.device,
     head_frame: HeadFrame | None,
+    base: Mapping[str, Tensor] | None = None,
 ) -> Bank:
     """Build the bank of a chunk.
 
     Args:
         layout: The model type's adapter.
-        shared: Key -> common value, for every tensor but personal ones.
+        shared: Key -> what the model type holds of a common value, for every tensor but personal ones.
         personal: For each client, name -> value of its own "client" tensors.
         device: Where the backbone runs.
         head_frame: Frozen head tensors on that device, if the layout has a head branch.
+        base: Path of a frozen linear -> what the server has added to its weight.
     """
     start_P = torch.zeros(layout.num_columns)
     for spec in layout.tensors:
@@ -110,4 +116,6 @@ def stack_clients(
             if spec.scope == "client":
                 own = torch.stack([tensors[spec.name].flatten() for tensors in personal])
                 start_KP[:, layout.columns[spec.name]] = own.to(device)
-    return Bank(layout, start_KP.clone(memory_format=torch.contiguous_format), head_frame, start_KP)
+    values_KP = start_KP.clone(memory_format=torch.contiguous_format)
+    on_device = {path: change.to(device) for path, change in (base or {}).items()}
+    return Bank(layout, values_KP, head_frame, start_KP, on_device)

@@ -7,12 +7,13 @@ is a table of such tensors; nothing else in the engine asks which method it runs
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
+from heterotune.adapters.window import Window
 from heterotune.randomness import NO_ROUND, generator
 
 Scope = Literal["client", "type", "width", "fleet", "constant"]
@@ -37,6 +38,9 @@ class TensorSpec:
         learning_rate_scale: Factor on the client's learning rate.
         one_second_moment: Adam keeps one second-moment scalar for a client's whole tensor, not one per element.
         trains: Whether local steps change it; one that does not may be state of a method, or frozen at random values.
+        window: The part of a larger common tensor that this is; None = all of it. Tensors of one key then differ in
+            shape, and where they meet is known in the common tensor.
+        redrawn: Every round begins with its first value, drawn anew from the seed: clients send it, but download none.
     """
 
     name: str
@@ -49,11 +53,18 @@ class TensorSpec:
     learning_rate_scale: float = 1.0
     one_second_moment: bool = False
     trains: bool = True
+    window: Window | None = None
+    redrawn: bool = False
 
     @property
     def num_elements(self) -> int:
         """Elements for one client."""
         return math.prod(self.shape)
+
+    @property
+    def common(self) -> TensorSpec:
+        """The whole tensor that model types share, whatever part of it this type holds."""
+        return self if self.window is None else replace(self, shape=self.window.full_shape, window=None)
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,9 @@ class Branch:
     """One low-rank path at one linear layer: y += gate · scale · U a(V x); names refer to `TensorSpec.name`.
 
     All branches at one linear have the same activation a.
+
+    Attributes:
+        site: Where branches of siblings meet: one linear of one layer of the model that they were cut from.
     """
 
     module: str
@@ -69,6 +83,22 @@ class Branch:
     scale: float
     gate: str | None = None
     activation: Activation = "none"
+    site: str = ""
+
+
+@dataclass(frozen=True)
+class BaseSite:
+    """A frozen linear whose weights a method changes between rounds, for all clients of the model type alike.
+
+    Attributes:
+        module: Path of the linear.
+        key: Where the change lives; a model type's own.
+        shape: (d_out, d_in).
+    """
+
+    module: str
+    key: str
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -100,6 +130,7 @@ class AdapterLayout:
         output_embedding: Name of the tensor that is the difference to the output embedding, None = it stays as it is.
             Where embeddings are tied, the input embedding's.
         exits: Numbers of layers after which the model answers as well as at its end, while it trains.
+        base: Frozen linears that the server changes.
     """
 
     model_type: str
@@ -109,6 +140,7 @@ class AdapterLayout:
     dense: tuple[str, ...] = ()
     output_embedding: str | None = None
     exits: tuple[int, ...] = ()
+    base: tuple[BaseSite, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", tuple(sorted(self.tensors, key=lambda spec: (spec.group, spec.name))))
@@ -131,6 +163,15 @@ class AdapterLayout:
     def travelling(self) -> tuple[TensorSpec, ...]:
         """The tensors that clients send: every scope but "client" and "constant"."""
         return tuple(spec for spec in self.tensors if spec.scope not in ("client", "constant"))
+
+    @cached_property
+    def downloads(self) -> dict[str, tuple[TensorSpec, ...]]:
+        """Tensor group -> its tensors that clients download, in the order of their message; no group without any."""
+        groups: dict[str, tuple[TensorSpec, ...]] = {}
+        for spec in self.travelling:
+            if not spec.redrawn:
+                groups[spec.group] = (*groups.get(spec.group, ()), spec)
+        return groups
 
     @cached_property
     def num_travelling(self) -> int:
@@ -157,7 +198,9 @@ class AdapterLayout:
         return groups
 
 
-def initial_value(spec: TensorSpec, *, run_seed: int, client_id: int, name: str) -> np.ndarray:
+def initial_value(
+    spec: TensorSpec, *, run_seed: int, client_id: int, name: str, round_number: int = NO_ROUND
+) -> np.ndarray:
     """Return the first value of a tensor, float32.
 
     Args:
@@ -165,11 +208,12 @@ def initial_value(spec: TensorSpec, *, run_seed: int, client_id: int, name: str)
         run_seed: The run's seed.
         client_id: The owner of a "client" tensor, `NO_CLIENT` for a shared one.
         name: What the draw is for: the key of a shared tensor, else its name.
+        round_number: The round that begins with it, where every round does.
     """
     if spec.init == "zeros":
         return np.zeros(spec.shape, dtype=np.float32)
     if spec.init == "ones":
         return np.ones(spec.shape, dtype=np.float32)
     bound = 1.0 / math.sqrt(spec.shape[-1])
-    draw = generator(run_seed, NO_ROUND, client_id, f"init/{name}")
+    draw = generator(run_seed, round_number, client_id, f"init/{name}")
     return draw.uniform(-bound, bound, size=spec.shape).astype(np.float32)

@@ -83,7 +83,8 @@ def lora_table(
             scale = branch.alpha / branch.adapter_rank
             gate = tensors[2].name if branch.trained_gate else None
             names = {"up": tensors[0].name, "down": tensors[1].name, "gate": gate}
-            yield Branch(path, **names, scale=scale, activation=branch.activation), tensors
+            site = f"{model_type.family}/{linear_path(original, linear)}"
+            yield Branch(path, **names, scale=scale, activation=branch.activation, site=site), tensors
 
 
 def lora_layout(options: FedavgLoraOptions, model_type: ModelType) -> AdapterLayout:

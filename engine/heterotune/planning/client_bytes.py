@@ -26,13 +26,10 @@ def up_bytes(shape: TypeShape, wire: CollectiveConfig) -> dict[str, int]:
 def down_bytes(shape: TypeShape, wire: CollectiveConfig) -> dict[str, int]:
     """Return tensor group -> bytes in which a client gets it: one message, or one a tensor in a format with blocks."""
     codec = wire.picked_wire_down
+    sizes = {group: [spec.num_elements for spec in specs] for group, specs in shape.layout.downloads.items()}
     if codec_named(codec).has_blocks:
-        sizes: Counter[str] = Counter()
-        for spec in shape.layout.travelling:
-            sizes[spec.group] += message_bytes(spec.num_elements, codec)
-        return dict(sizes)
-    columns = shape.layout.group_columns
-    return {group: message_bytes(part.stop - part.start, codec) for group, part in columns.items()}
+        return {group: sum(message_bytes(size, codec) for size in of_group) for group, of_group in sizes.items()}
+    return {group: message_bytes(sum(of_group), codec) for group, of_group in sizes.items()}
 
 
 def frozen_bytes(shape: TypeShape) -> dict[str, int]:

@@ -65,6 +65,8 @@ class ServerRound:
         layouts: Model type -> its adapter.
         tensors: Key -> one of the specs that share it, for all tensors that travel.
         values: Key -> the common value that clients trained from, float32, whole. Not changed.
+        own: Key -> the server's own value, to which changes are added; {} = as `values`. It differs where the wire
+            down rounds.
         state: What `Combined.state` of the last round that changed something held; {} before. Not changed.
         num_enlisted: Model type -> its clients in the whole fleet, whether drawn or not.
         grams: Gives dot products of whole vectors where only slices are here.
@@ -75,9 +77,14 @@ class ServerRound:
     layouts: Mapping[str, AdapterLayout] = field(default_factory=dict)
     tensors: Mapping[str, TensorSpec] = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
     num_enlisted: Mapping[str, int] = field(default_factory=dict)
     grams: Grams = whole_grams
+
+    def own_value(self, key: str) -> Tensor:
+        """Return the server's own value of a tensor, float64, a new tensor."""
+        return self.own.get(key, self.values[key]).double()
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,14 @@ class Combined:
         metrics: Numbers to log: name, value, unit and what else identifies them.
         state: What the server keeps for the next round: name -> tensor, saved with every checkpoint. Only a method that
             needs whole sums may keep any.
+        base: Key of a site (`AdapterLayout.base`) -> U (d_out, R) and V (R, d_in), float64: U V is added to the frozen
+            weight for good. All sites of a model type or none, with one R. Only where single updates are needed.
     """
 
     change: dict[str, Tensor]
     metrics: list[dict[str, Any]] = field(default_factory=list)
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    base: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 LayoutRule = Callable[[ModelType, Sequence[ModelType]], AdapterLayout]
@@ -144,6 +154,11 @@ class Strategy:
     weights: Literal["rows", "clients"] = "rows"
     pools_clients: bool = False
     warnings: Sequence[str] = ()
+
+
+def change_to(server: ServerRound, key: str, new: Tensor) -> Tensor:
+    """Return what makes a common value a new one, float64, flat: for `Combined.change`."""
+    return (new - server.own_value(key)).flatten()
 
 
 def holders(updates: Sequence[TypeUpdate], key: str) -> list[TypeUpdate]:

@@ -23,15 +23,25 @@ from heterotune.training.optimizers import learning_rate_at
 
 
 def reference_logits(
-    lm: FrozenLM, layout: AdapterLayout, values: Mapping[str, Tensor], frame: HeadFrame | None, input_ids_BT: Tensor
+    lm: FrozenLM,
+    layout: AdapterLayout,
+    values: Mapping[str, Tensor],
+    frame: HeadFrame | None,
+    input_ids_BT: Tensor,
+    base: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """Return the logits of one client's rows, float32 (B, T, V). The backbone must not be sharded."""
+    """Return the logits of one client's rows, float32 (B, T, V). The backbone must not be sharded.
+
+    `base` has what a server has added to frozen linears, by their paths.
+    """
 
     def hook_of(branch):
         def hook(module, inputs, output):
             low = F.linear(inputs[0], values[branch.down])
             low = F.silu(low) if branch.activation == "silu" else low
             gate = values[branch.gate] if branch.gate else 1.0
+            if base and branch.module in base:
+                output = output + F.linear(inputs[0], base[branch.module])
             return output + branch.scale * F.linear(low * gate, values[branch.up])
 
         return hook
@@ -59,6 +69,7 @@ def train_client(
     local: LocalConfig,
     *,
     penalty: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor] | None = None,
+    base: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Train one client for a round and return its update by tensor name.
 
@@ -70,13 +81,14 @@ def train_client(
         batches: (input ids, targets), one pair a step.
         local: Optimiser, clipping and schedule.
         penalty: A strategy's loss term on (values, start).
+        base: What a server has added to frozen linears, by their paths.
     """
     values = {name: value.clone().requires_grad_() for name, value in start.items()}
     groups = [{"params": [values[spec.name]], "scale": spec.learning_rate_scale} for spec in layout.tensors]
     optimizer = _optimizer(groups, local)
     for step, (input_ids, targets) in enumerate(batches):
         _begin_step(optimizer, step, len(batches), local)
-        logits = reference_logits(lm, layout, values, frame, input_ids)
+        logits = reference_logits(lm, layout, values, frame, input_ids, base)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         if penalty is not None:
             loss = loss + penalty(values, start)

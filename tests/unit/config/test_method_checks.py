@@ -81,7 +81,5 @@ def test_what_heterotune_needs_depends_on_its_options(run, options, needs):
 
 
 def test_targets_over_rounds_are_of_model_types(run):
-    with pytest.raises(
-        ConfigError, match="cmga = gradvac follows pairs over rounds, and cmga_tasks = clients"
-    ):
+    with pytest.raises(ConfigError, match="cmga = gradvac follows pairs over rounds, and cmga_tasks = clients"):
         parse_run({**run, "heterotune": {"cmga": "gradvac", "cmga_tasks": "clients"}})

@@ -88,7 +88,7 @@ def start_values(layout: AdapterLayout, num_clients: int, seed: int = 0) -> list
     ]
 
 
-def train_both(backbone, layout, local, *, num_steps, loss_term=None, penalty=None, with_reference=True):
+def train_both(backbone, layout, local, *, num_steps, loss_term=None, penalty=None, with_reference=True, base=None):
     """Return (fused updates by client and name, reference updates by client and name)."""
     clients = tuple(Client(client_id, 0, 5) for client_id in range(len(num_steps)))
     chunk = Chunk(0, clients, tuple(num_steps))
@@ -97,7 +97,7 @@ def train_both(backbone, layout, local, *, num_steps, loss_term=None, penalty=No
     starts = start_values(layout, len(clients))
     personal = tuple(dataclasses.replace(spec, scope="client") for spec in layout.tensors)
     own = dataclasses.replace(layout, tensors=personal)  # every client begins somewhere else
-    bank = stack_clients(own, {}, starts, device=backbone.device, head_frame=frame)
+    bank = stack_clients(own, {}, starts, device=backbone.device, head_frame=frame, base=base)
     attached = AttachedAdapter(own, backbone.llama)
 
     def batches_of(chunk):
@@ -109,7 +109,7 @@ def train_both(backbone, layout, local, *, num_steps, loss_term=None, penalty=No
     for client, steps, start in zip(clients, num_steps, starts, strict=True) if with_reference else ():
         alone = Chunk(0, (client,), (steps,))
         batches = [(b.input_ids_RT, b.targets_RT) for b in batches_of(alone)]
-        references.append(train_client(backbone.lm, layout, start, frame, batches, local, penalty=penalty))
+        references.append(train_client(backbone.lm, layout, start, frame, batches, local, penalty=penalty, base=base))
     updates = [
         {spec.name: fused.update_KP[k, own.columns[spec.name]].view(spec.shape) for spec in own.tensors}
         for k in range(len(clients))
@@ -194,3 +194,17 @@ def test_checkpointing_changes_no_update(backbone, model_type):
     kept, _ = train_both(backbone, layout, local, num_steps=[4, 2], with_reference=False)
     recomputed, _ = train_both(recomputing, layout, local, num_steps=[4, 2], with_reference=False)
     assert all(torch.equal(kept[k][name], recomputed[k][name]) for k in range(2) for name in kept[k])
+
+
+def test_a_changed_base_is_part_of_every_clients_model(backbone, model_type):
+    layout, local = make_layout(model_type, head_rank=0), OPTIMIZERS["sgd"]
+    draw = torch.Generator().manual_seed(9)
+    base = {
+        branch.module: torch.randn(backbone.lm.llama.get_submodule(branch.module).weight.shape, generator=draw) * 0.1
+        for branch in layout.branches[::2]
+    }
+    plain, _ = train_both(backbone, layout, local, num_steps=[3, 2], with_reference=False)
+    updates, references = train_both(backbone, layout, local, num_steps=[3, 2], base=base)
+    assert_close(updates, references)
+    name = layout.branches[0].up
+    assert not torch.allclose(updates[0][name], plain[0][name], rtol=0.01)
