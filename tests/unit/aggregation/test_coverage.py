@@ -1,0 +1,22 @@
+"""Averages where only some model types have an element."""
+
+from __future__ import annotations
+
+import torch
+
+from heterotune.aggregation.coverage import Part, coverage_mean, padded_sum
+
+
+def part(places, values, weight, num_clients=1):
+    return Part(torch.tensor(places), torch.tensor(values, dtype=torch.float64), weight, num_clients)
+
+
+def test_weights_are_renormalised_where_a_part_is_missing():
+    found = coverage_mean([part([0, 1], [1.0, 2.0], 3, 2), part([3, 1], [5.0, 6.0], 1)], 5)
+    assert found.mean_F.tolist() == [1.0, (3 * 2.0 + 6.0) / 4, 0.0, 5.0, 0.0]
+    assert found.clients_F.tolist() == [2, 3, 0, 1, 0]
+
+
+def test_padding_counts_what_is_missing_as_zero():
+    found = padded_sum([part([0, 1], [1.0, 2.0], 0.75), part([1, 3], [6.0, 5.0], 0.25)], 5)
+    assert found.mean_F.tolist() == [0.75, 1.5 + 1.5, 0.0, 1.25, 0.0]
