@@ -45,6 +45,42 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "McMahan et al., 2017; Zhang et al., 2023",
             "official form",
         ),
+        "fedex_lora": Method(
+            "FedAvg of LoRA within each model type; what the means of U and V miss goes into the frozen weights",
+            "FedEx-LoRA, after third parties' notes",
+            "official form",
+            "single updates",
+        ),
+        "flora": Method(
+            "stacked LoRAs are merged into each model type's frozen weights; every round begins with a fresh LoRA",
+            "FLoRA, NeurIPS 2024, arXiv:2409.05976",
+            "official form",
+            "single updates",
+        ),
+        "flexlora": Method(
+            "siblings share the mean product U V; an SVD cuts it to each model type's rank",
+            "FlexLoRA, NeurIPS 2024, arXiv:2402.11505",
+            "official form",
+            "single updates",
+        ),
+        "hetlora": Method(
+            "siblings share LoRA, each its first components, zero-padded and weighted by the products' norms",
+            "HETLoRA, EMNLP 2024, arXiv:2401.06432",
+            "adapter form (our mapping)",
+            "single updates",
+        ),
+        "heterofl": Method(
+            "model types train the first components of common LoRA tensors, averaged where covered",
+            "after HeteroFL, ICLR 2021",
+            "adapter form (our mapping)",
+            "whole sums",
+        ),
+        "fedrolex": Method(
+            "siblings train a window of common LoRA components that rolls on every round, averaged where covered",
+            "after FedRolex, NeurIPS 2022",
+            "adapter form (our mapping)",
+            "whole sums",
+        ),
         "fedavg_full": Method("FedAvg of whole models within each model type", "McMahan et al., 2017", "official form"),
         "depthfl": Method(
             "siblings share LoRA layer by layer; deep models also answer where shallow ones end",

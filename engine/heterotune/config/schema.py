@@ -48,6 +48,14 @@ from heterotune.config.method_options import (
 )
 from heterotune.config.methods import METHODS, Needs
 from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
+from heterotune.config.product_options import (
+    FedexLoraOptions,
+    FedrolexOptions,
+    FlexloraOptions,
+    FloraOptions,
+    HeteroflOptions,
+    HetloraOptions,
+)
 from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
 from heterotune.config.row_fields import PromptFields, TextFields
 
@@ -301,6 +309,18 @@ class RunConfig(Section):
     """Options of the heterotune strategy."""
     fedavg_lora: FedavgLoraOptions = FedavgLoraOptions()
     """Options of the fedavg_lora strategy."""
+    fedex_lora: FedexLoraOptions = FedexLoraOptions()
+    """Options of the fedex_lora strategy."""
+    flora: FloraOptions = FloraOptions()
+    """Options of the flora strategy."""
+    flexlora: FlexloraOptions = FlexloraOptions()
+    """Options of the flexlora strategy."""
+    hetlora: HetloraOptions = HetloraOptions()
+    """Options of the hetlora strategy."""
+    heterofl: HeteroflOptions = HeteroflOptions()
+    """Options of the heterofl strategy."""
+    fedrolex: FedrolexOptions = FedrolexOptions()
+    """Options of the fedrolex strategy."""
     fedavg_full: FedavgFullOptions = FedavgFullOptions()
     """Options of the fedavg_full strategy."""
     depthfl: DepthflOptions = DepthflOptions()

@@ -31,9 +31,6 @@ def test_every_field_is_described(model):
 
 
 def test_all_sections_were_found():
-    values = (info.default for info in RunConfig.model_fields.values())
-    sections = {type(value) for value in values if isinstance(value, BaseModel)}
-    assert len(sections) >= 12 and sections <= set(MODELS)
     assert len(MODELS) > 20 and set(RunConfig.model_fields) >= set(METHODS)
     assert {type(RunConfig.model_fields[name].default) for name in METHODS} <= set(MODELS)
 

@@ -1,0 +1,159 @@
+"""HETLoRA: siblings share LoRA of the largest rank among them; each holds its first components, and norms weigh.
+
+A client of rank r gets V[:r], U[:, :r] of the common tensors (truncation) and minimises
+
+    loss + λ Σ_sites ‖V[c:]‖ ‖U[:, c:]‖,     c = floor(kept_share · r)
+
+The server pads what clients have with zeros to r_max and averages U and V with weights ‖U_k V_k‖ over all sites
+(`weights: sparsity`), or rows (`weights: size`). A component that no client of the round has stays as it is. All use
+one scale, alpha / r_max.
+
+`prune: true`: where the regularised sum got smaller in a client's training, it sends components from c on as 0. A
+client's rank is its model type's, so it gets them back in the next round; the paper's exact test is not known to us.
+
+Bytes: up and down as `fedavg_lora`: a client sends and gets its part.
+
+Source: HETLoRA (EMNLP 2024, arXiv:2401.06432) as told by others; no official code. Differs: see pruning; the norm is
+one number a client.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from heterotune.adapters.bank import Bank
+from heterotune.adapters.layout import AdapterLayout, TensorSpec
+from heterotune.adapters.tables import adapter_layout
+from heterotune.aggregation.coverage import Covered, Part, padded_sum
+from heterotune.aggregation.product_space import Factors, beside, client_squared_norms, squared_norm, stacked
+from heterotune.config.product_options import HetloraOptions
+from heterotune.config.schema import RunConfig
+from heterotune.strategies.client_factors import SiteClients, clients_at_sites, places_in_common
+from heterotune.strategies.strategy import Combined, ServerRound, Strategy, TypeUpdate, change_to
+from heterotune.strategies.windowed import coverage_metrics
+from heterotune.training.local_rule import LocalRule
+
+
+def make(config: RunConfig) -> Strategy:
+    """Return parts of common LoRA tensors, regularised locally, zero-padded and weighted at the server."""
+    options = config.hetlora
+    layout = partial(adapter_layout, "hetlora", config)
+    return Strategy("hetlora", layout, partial(combine, options=options), partial(local_rule, options=options))
+
+
+def local_rule(layout: AdapterLayout, *, options: HetloraOptions) -> LocalRule:
+    """Return the regulariser of the last components, and pruning if it is asked for."""
+
+    def loss_term(bank: Bank, start_KP: Tensor) -> Tensor:
+        return options.regulariser * last_components(layout, bank.__getitem__, options.kept_share)
+
+    def finish(bank: Bank, rate_K1: Tensor) -> None:
+        prune(bank, options.kept_share)
+
+    return LocalRule(loss_term=loss_term if options.regulariser else None, finish=finish if options.prune else None)
+
+
+def last_components(layout: AdapterLayout, tensor_of: Callable[[str], Tensor], kept_share: float) -> Tensor:
+    """Return Σ_sites ‖V[c:]‖ ‖U[:, c:]‖ of each client, shape (K,), differentiable.
+
+    Args:
+        layout: The sites.
+        tensor_of: Name of a tensor -> its values, shape (K, ...).
+        kept_share: c / r, before it is rounded down.
+    """
+    total_K: Tensor | None = None
+    for branch in layout.branches:
+        up_KOr, down_KrI = tensor_of(branch.up), tensor_of(branch.down)
+        first = math.floor(kept_share * down_KrI.shape[1])
+        up_K, down_K = (
+            torch.linalg.vector_norm(part, dim=(1, 2)) for part in (up_KOr[:, :, first:], down_KrI[:, first:])
+        )
+        total_K = up_K * down_K if total_K is None else total_K + up_K * down_K
+    assert total_K is not None, "no branch"
+    return total_K
+
+
+@torch.no_grad()
+def prune(bank: Bank, kept_share: float) -> None:
+    """Set the last components of those clients to 0 whose training made them smaller."""
+    layout = bank.layout
+    shapes = {spec.name: spec.shape for spec in layout.tensors}
+
+    def at_start(name: str) -> Tensor:
+        return bank.start_KP[:, layout.columns[name]].unflatten(1, shapes[name])
+
+    before_K = last_components(layout, at_start, kept_share)
+    shrunk_K = last_components(layout, bank.__getitem__, kept_share) < before_K
+    for branch in layout.branches:
+        first = math.floor(kept_share * shapes[branch.down][0])
+        bank[branch.up][shrunk_K, :, first:] = 0.0
+        bank[branch.down][shrunk_K, first:] = 0.0
+
+
+def combine(updates: Sequence[TypeUpdate], server: ServerRound, *, options: HetloraOptions) -> Combined:
+    """Return the padded means of U and V, and how far their product is from the mean product."""
+    norms = _product_norms(updates, server) if options.weights == "sparsity" else {}
+    meeting: dict[str, list[SiteClients]] = defaultdict(list)
+    for update in updates:
+        for site in clients_at_sites(update, server):
+            meeting[site.branch.site].append(site)
+    change: dict[str, Tensor] = {}
+    found: list[Covered] = []
+    missed, whole = 0.0, 0.0
+    for sites in meeting.values():
+        shares = _shares(sites, norms)
+        up, down = ([getattr(site, letter) for site in sites] for letter in ("up", "down"))
+        ups = _padded(up, [site.up_KOr for site in sites], shares, server)
+        downs = _padded(down, [site.down_KrI for site in sites], shares, server)
+        found += [ups, downs]
+        new = Factors(_with_uncovered(up[0].key, ups, server), _with_uncovered(down[0].key, downs, server))
+        change[up[0].key] = change_to(server, up[0].key, new.up_OR)
+        change[down[0].key] = change_to(server, down[0].key, new.down_RI)
+        mean = beside(
+            *(stacked(site.up_KOr, site.down_KrI, share_K) for site, share_K in zip(sites, shares, strict=True))
+        )
+        missed += squared_norm(beside(new, Factors(-mean.up_OR, mean.down_RI)))
+        whole += squared_norm(mean)
+    error = {"name": "product/padding_error", "value": math.sqrt(missed / whole) if whole else 0.0, "unit": "share"}
+    return Combined(change, [error, *coverage_metrics(found)])
+
+
+def _product_norms(updates: Sequence[TypeUpdate], server: ServerRound) -> dict[str, Tensor]:
+    """Return model type -> ‖U_k V_k‖ over all sites, of each client."""
+    norms = {}
+    for update in updates:
+        squares = [client_squared_norms(site.up_KOr, site.down_KrI) for site in clients_at_sites(update, server)]
+        norms[update.model_type] = torch.stack(squares).sum(dim=0).sqrt()
+    return norms
+
+
+def _shares(sites: Sequence[SiteClients], norms: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return what each client weighs at a site, in all 1: by norms where there are any above 0, else by rows."""
+    weights = [norms.get(site.model_type, site.weight_K) for site in sites]
+    if not any(weight_K.any() for weight_K in weights):
+        weights = [site.weight_K for site in sites]
+    total = sum(float(weight_K.sum()) for weight_K in weights)
+    return [weight_K / total for weight_K in weights]
+
+
+def _padded(
+    specs: Sequence[TensorSpec], value_of: Sequence[Tensor], shares: Sequence[Tensor], server: ServerRound
+) -> Covered:
+    """Return the mean of a tensor over all clients of a site, each 0 where it has no component."""
+    parts = []
+    for spec, value_K, share_K in zip(specs, value_of, shares, strict=True):
+        summed_P = (share_K @ value_K.flatten(1)).flatten()
+        parts.append(Part(places_in_common(spec, server.round_number), summed_P, 1.0, len(share_K)))
+    return padded_sum(parts, specs[0].common.num_elements)
+
+
+def _with_uncovered(key: str, covered: Covered, server: ServerRound) -> Tensor:
+    """Return the new common value: the mean, and the server's own where no client has the element."""
+    own = server.own_value(key)
+    return torch.where(covered.clients_F > 0, covered.mean_F, own.flatten()).view(own.shape)
