@@ -47,7 +47,7 @@ def make(config: RunConfig) -> Strategy:
     return Strategy("hetlora", layout, partial(combine, options=options), partial(local_rule, options=options))
 
 
-def local_rule(layout: AdapterLayout, *, options: HetloraOptions) -> LocalRule:
+def local_rule(layout: AdapterLayout, round_number: int, *, options: HetloraOptions) -> LocalRule:
     """Return the regulariser of the last components, and pruning if it is asked for."""
 
     def loss_term(bank: Bank, start_KP: Tensor) -> Tensor:
