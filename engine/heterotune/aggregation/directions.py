@@ -25,7 +25,7 @@ from heterotune.aggregation.min_norm import shortest_in_hull
 EPSILON = 2.0**-160
 """Keeps a division defined. Updates are multiples of 2^-50: a squared norm is 0 or at least 2^-100, and not changed."""
 
-_BISECTIONS = 60
+_BISECTIONS = 45
 _SHORTEST = 1e-6
 """In norms of the longest update. A shorter combination is made of digits that its dot products do not have."""
 _LARGEST_TARGET = 1.0 - 1e-6
@@ -140,15 +140,17 @@ def _averse_weights(gram_MM: np.ndarray, to_mean_M: np.ndarray, mean_square: flo
     g_i + (s / reach) mean; and s is the norm where the derivative by s is 0: it falls below s from there on.
     """
     low, high = 0.0, math.sqrt(float(gram_MM.diagonal().max()))
+    lambda_M = None
     for _ in range(_BISECTIONS):
         norm = 0.5 * (low + high)
         shift = norm / reach
         shifted_MM = gram_MM + shift * (to_mean_M[:, None] + to_mean_M[None, :]) + shift**2 * mean_square
-        lambda_M = shortest_in_hull(shifted_MM)
+        lambda_M = shortest_in_hull(shifted_MM, lambda_M)
         if float(lambda_M @ gram_MM @ lambda_M) < norm**2:
             high = norm
         else:
             low = norm
+    assert lambda_M is not None
     return lambda_M
 
 

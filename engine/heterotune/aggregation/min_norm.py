@@ -14,11 +14,12 @@ _RELATIVE = 1e-12
 """Dot products that differ by less than this share of the longest vector's square are taken for equal."""
 
 
-def shortest_in_hull(gram_MM: np.ndarray) -> np.ndarray:
+def shortest_in_hull(gram_MM: np.ndarray, start_M: np.ndarray | None = None) -> np.ndarray:
     """Return λ of the simplex that minimises |Σ λ_i v_i|², in closed form for two vectors.
 
     Args:
         gram_MM: The vectors' dot products, float64, symmetric and positive semidefinite up to rounding.
+        start_M: The weights of a similar hull, from which it is not far; None = begin with the shortest vector.
 
     Returns:
         float64, shape (M,), at least 0, sums to 1. Where several are optimal, one of them.
@@ -26,9 +27,12 @@ def shortest_in_hull(gram_MM: np.ndarray) -> np.ndarray:
     if len(gram_MM) == 2:
         return _of_two(gram_MM)
     tolerance = _RELATIVE * float(gram_MM.diagonal().max())
-    active = [int(gram_MM.diagonal().argmin())]
-    weights_M = np.zeros(len(gram_MM))
-    weights_M[active] = 1.0
+    if start_M is None:
+        active = [int(gram_MM.diagonal().argmin())]
+        weights_M = np.zeros(len(gram_MM))
+        weights_M[active] = 1.0
+    else:
+        weights_M, active = _settle(gram_MM, start_M, np.flatnonzero(start_M).tolist())
     for _ in range(10 * len(gram_MM) ** 2):
         dots_M = gram_MM @ weights_M
         nearest = int(dots_M.argmin())

@@ -35,4 +35,4 @@ def copies_in_pass_bytes(shape: TypeShape, num_clients: int, dtype_bytes: int) -
 
 
 def _scales_rates(shape: TypeShape) -> bool:
-    return any(spec.learning_rate_scale != 1.0 for spec in shape.layout.tensors)
+    return len({spec.learning_rate_scale if spec.trains else 0.0 for spec in shape.layout.tensors}) > 1

@@ -8,6 +8,7 @@ from heterotune.planning.setting import Setting
 from heterotune.planning.shapes import TypeShape
 
 FP32, INT64, FLOAT64 = 4, 8, 8
+_MOMENTS = {"fedavgm": 1, "fedadagrad": 2, "fedadam": 2, "fedyogi": 2}
 _ARRAYS_OF_ROWS = 2  # input ids and targets
 
 
@@ -19,6 +20,11 @@ def sums_bytes(shape: TypeShape) -> int:
 def update_bytes(shape: TypeShape) -> int:
     """Return what combining a model type's update needs: the change and the new values; means are where sums were."""
     return (FLOAT64 + FP32) * shape.layout.num_travelling
+
+
+def server_state_bytes(setting: Setting) -> int:
+    """Return what the root keeps between rounds for a method's optimiser: so many moments of all that travels."""
+    return FLOAT64 * _MOMENTS.get(setting.config.strategy, 0) * common_elements(setting.shapes)
 
 
 def common_elements(shapes: Sequence[TypeShape]) -> int:

@@ -14,7 +14,14 @@ from heterotune.fleet.chunks import Chunk
 from heterotune.planning import activations as act
 from heterotune.planning.backbone_memory import ahead_elements, late_elements
 from heterotune.planning.bank_memory import bank_bytes, copies_in_pass_bytes, moments_bytes, step_bytes
-from heterotune.planning.buffers import broadcast_bytes, data_bytes, kept_bytes, sums_bytes, update_bytes
+from heterotune.planning.buffers import (
+    broadcast_bytes,
+    data_bytes,
+    kept_bytes,
+    server_state_bytes,
+    sums_bytes,
+    update_bytes,
+)
 from heterotune.planning.setting import Setting
 from heterotune.planning.shapes import TypeShape
 from heterotune.profiling import components as words
@@ -53,6 +60,7 @@ def rank_memory(setting: Setting, mine: Sequence[Chunk], *, is_root: bool = True
         is_root: Whether it is MPI rank 0.
     """
     static_host, static_gpu = _static(setting)
+    static_host[words.BUFFERS] += server_state_bytes(setting) * is_root
     largest: dict[str, Components] = {"train": Counter(), "encode": Counter()}
     sizes = Counter((chunk.model_type, len(chunk.clients)) for chunk in mine)
     for place, num_clients in sizes:
@@ -208,7 +216,7 @@ def _grown(setting: Setting, num_bytes: int) -> int:
 
 def _combining(setting: Setting, is_root: bool) -> int:
     """Return what combining updates needs: all of it at the root, or a slice on every rank."""
-    whole = sum(update_bytes(shape) for shape in setting.shapes)
+    whole = sum(update_bytes(shape) for shape in setting.shapes) + server_state_bytes(setting)  # a new one beside it
     if setting.config.collective.topology == "sharded":
         return whole // setting.cluster.num_ranks
     return whole * is_root

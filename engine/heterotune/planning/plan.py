@@ -18,7 +18,23 @@ from heterotune.planning.setting import ASSUMED_ROWS, Setting
 from heterotune.planning.time_model import RoundTime, Traffic, round_time, traffic
 
 JSON_VERSION = 1
-PLANNED_STRATEGIES = ("heterotune", "fedavg_lora")
+PLANNED_STRATEGIES = (
+    "heterotune",
+    "fedavg_lora",
+    "local_only",
+    "fedprox",
+    "scaffold",
+    "fedavgm",
+    "fedadagrad",
+    "fedadam",
+    "fedyogi",
+    "ffa_lora",
+)
+NOT_PLANNED = {
+    "fedavg_full": "what training a whole model needs is not modelled",
+    "centralised": "its one client of each model type makes other chunks and steps than a cohort",
+}
+"""Method -> why there is no plan for it; every method is in one of the two."""
 KIND_OF_PLACE = {"host": "host_resident", "pinned": "host_pinned", "nvme": "nvme", "gpu": "device_allocated"}
 
 
@@ -62,8 +78,8 @@ def setting_of(config: RunConfig, cluster: Cluster, calibration: Calibration) ->
         ModelError: If one is missing here or is no LLaMA; all problems in one message.
     """
     if config.strategy not in PLANNED_STRATEGIES:
-        told = f"strategy = {config.strategy} cannot be planned: what training a whole model needs is not modelled"
-        raise ConfigError([f"{told}. Plan {' or '.join(PLANNED_STRATEGIES)}, or measure a round of it."])
+        told = f"strategy = {config.strategy} cannot be planned: {NOT_PLANNED[config.strategy]}"
+        raise ConfigError([f"{told}. Plan {' or '.join(PLANNED_STRATEGIES[:2])}, or measure a round of it."])
     return Setting(config, read_model_types(config.fleet, describe), cluster, calibration, returns_memory())
 
 

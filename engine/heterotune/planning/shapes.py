@@ -89,8 +89,11 @@ class TypeShape:
 
     @cached_property
     def branch_elements(self) -> int:
-        """Trained elements of a client outside the head."""
-        return self.layout.num_columns - self.head_elements
+        """Elements of a client's branches outside the head, without state that a method keeps beside them."""
+        sizes = {spec.name: spec.num_elements for spec in self.layout.tensors}
+        return sum(
+            sizes[name] for branch in self.layout.branches for name in (branch.up, branch.down, branch.gate) if name
+        )
 
     @cached_property
     def head_elements(self) -> int:

@@ -11,14 +11,16 @@ from typer.testing import CliRunner
 
 from heterotune.cli import app
 from heterotune.config.load import parse_run
+from heterotune.config.methods import METHODS
 from heterotune.errors import ConfigError, ModelError
+from heterotune.planning.bank_memory import moments_bytes
 from heterotune.planning.buffers import common_elements, kept_bytes, sums_bytes
 from heterotune.planning.calibration import A100, CPU_CORE
 from heterotune.planning.cluster import Cluster
 from heterotune.planning.fitting import lay_out
 from heterotune.planning.known_models import KNOWN_MODELS
 from heterotune.planning.memory_model import rank_memory
-from heterotune.planning.plan import estimate_memory, make_plan, setting_of
+from heterotune.planning.plan import NOT_PLANNED, PLANNED_STRATEGIES, estimate_memory, make_plan, setting_of
 from heterotune.planning.setting import Setting
 
 GIB = 1 << 30
@@ -218,10 +220,41 @@ def test_a_hub_id_that_is_none_is_refused() -> None:
         setting_of(parse_run(run_values("so me/mo del")), Cluster(), CPU_CORE)
 
 
-def test_whole_models_are_not_planned() -> None:
-    values = {**run_values("embedded:small"), "strategy": "fedavg_full"}
-    with pytest.raises(ConfigError, match="strategy = fedavg_full cannot be planned.*Plan heterotune or fedavg_lora"):
-        setting_of(parse_run(values), Cluster(), CPU_CORE)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_planned_or_refused_with_the_reason(name) -> None:
+    config = parse_run({**run_values("embedded:small"), "strategy": name})
+    assert (name in PLANNED_STRATEGIES) != (name in NOT_PLANNED)
+    if name in PLANNED_STRATEGIES:
+        assert make_plan(setting_of(config, Cluster(), CPU_CORE)).layout.fits
+        return
+    told = f"strategy = {name} cannot be planned: {NOT_PLANNED[name]}. Plan heterotune or fedavg_lora, or measure"
+    with pytest.raises(ConfigError, match=told):
+        setting_of(config, Cluster(), CPU_CORE)
+
+
+def test_state_that_does_not_train_is_held_but_in_no_pass() -> None:
+    plain, scaffold = (
+        setting_of(parse_run({**run_values("embedded:small"), "strategy": name}), Cluster(), CPU_CORE).shapes[0]
+        for name in ("fedavg_lora", "scaffold")
+    )
+    assert scaffold.layout.num_columns == 3 * plain.layout.num_columns
+    assert scaffold.branch_elements == plain.branch_elements == plain.layout.num_columns
+    local = parse_run(run_values("embedded:small")).local
+    assert (
+        moments_bytes(scaffold, 1, local) == 4 * scaffold.layout.num_columns * 3
+    )  # two moments and the rates' factors
+    assert moments_bytes(plain, 1, local) == 4 * plain.layout.num_columns * 2
+
+
+def test_the_root_keeps_the_servers_moments() -> None:
+    settings = {
+        name: setting_of(parse_run({**run_values("embedded:small"), "strategy": name}), Cluster(), CPU_CORE)
+        for name in ("fedavg_lora", "fedavgm", "fedadam")
+    }
+    held = {name: rank_memory(setting, [])["gather"].total_bytes("host") for name, setting in settings.items()}
+    num_elements = settings["fedavg_lora"].shapes[0].layout.num_travelling
+    assert held["fedavgm"] - held["fedavg_lora"] == 8 * num_elements
+    assert held["fedadam"] - held["fedavg_lora"] == 2 * 8 * num_elements
 
 
 def test_the_sharded_topology_takes_a_second_copy_of_the_sums_and_combines_a_slice() -> None:
