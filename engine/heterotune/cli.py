@@ -19,10 +19,11 @@ from heterotune.commands.profile import profile
 from heterotune.commands.run import resume, run
 from heterotune.commands.schema import schema
 from heterotune.commands.status import status
+from heterotune.commands.strategies import strategies
 from heterotune.commands.submit import submit
 
 PANELS = {
-    "Prepare": (init, data, plan, doctor, schema),
+    "Prepare": (init, data, plan, strategies, doctor, schema),
     "Run": (run, resume, submit),
     "Look at a run": (status, ledger, profile),
     "Take it elsewhere": (export,),

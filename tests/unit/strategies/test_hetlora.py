@@ -34,7 +34,7 @@ def penalty_of_one(values: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def test_each_client_is_regularised_alone_with_a_gradient():
     bank = random_bank()
-    found_K = local_rule(LAYOUT, options=OPTIONS).loss_term(bank, bank.start_KP)
+    found_K = local_rule(LAYOUT, 1, options=OPTIONS).loss_term(bank, bank.start_KP)
     found_K.sum().backward()
     for k in range(3):
         values = {each.name: bank[each.name][k].detach().clone().requires_grad_() for each in LAYOUT.tensors}
@@ -48,7 +48,7 @@ def test_each_client_is_regularised_alone_with_a_gradient():
 
 def test_a_fresh_lora_has_a_finite_gradient():
     bank = Bank(LAYOUT, torch.zeros(2, LAYOUT.num_columns))
-    local_rule(LAYOUT, options=OPTIONS).loss_term(bank, bank.start_KP).sum().backward()
+    local_rule(LAYOUT, 1, options=OPTIONS).loss_term(bank, bank.start_KP).sum().backward()
     assert (bank.grads_KP == 0).all()
 
 
@@ -66,9 +66,9 @@ def test_who_got_smaller_is_pruned(kept_share):
 
 
 def test_options_say_what_a_client_does():
-    plain = local_rule(LAYOUT, options=HetloraOptions(regulariser=0.0))
+    plain = local_rule(LAYOUT, 1, options=HetloraOptions(regulariser=0.0))
     assert plain.loss_term is None and plain.finish is None
-    rule = local_rule(LAYOUT, options=HetloraOptions(prune=True, kept_share=0.5))
+    rule = local_rule(LAYOUT, 1, options=HetloraOptions(prune=True, kept_share=0.5))
     bank = random_bank(2)
     bank.values_KP.mul_(0.5)
     rule.finish(bank, torch.ones(2, 1))
