@@ -56,7 +56,7 @@ def test_the_pages_example_works(run):
     update = TypeUpdate("small", 3, {"w": torch.full((2,), 5.0, dtype=torch.float64)}, 1)
     steps = [strategy.combine([update], ServerRound(round_number=n)).change["w"].tolist() for n in (1, 4, 40)]
     assert steps == [[0.5, 0.5], [2.0, 2.0], [5.0, 5.0]]
-    assert strategy.weights == "rows" and not strategy.is_personal
+    assert strategy.weights == "rows" and not strategy.pools_clients
 
 
 @pytest.fixture

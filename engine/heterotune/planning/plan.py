@@ -29,10 +29,19 @@ PLANNED_STRATEGIES = (
     "fedadam",
     "fedyogi",
     "ffa_lora",
+    "inclusivefl",
 )
 NOT_PLANNED = {
     "fedavg_full": "what training a whole model needs is not modelled",
     "centralised": "its one client of each model type makes other chunks and steps than a cohort",
+    "fedex_lora": "changes of frozen weights are not modelled",
+    "flora": "changes of frozen weights are not modelled",
+    "flexlora": "single updates at the root are not modelled",
+    "hetlora": "parts of common tensors are not modelled",
+    "heterofl": "parts of common tensors are not modelled",
+    "fedrolex": "parts of common tensors are not modelled",
+    "depthfl": "answers before the last layer are not modelled",
+    "fedproto": "its prototypes are as many as the data's classes, and a plan reads no data",
 }
 """Method -> why there is no plan for it; every method is in one of the two."""
 KIND_OF_PLACE = {"host": "host_resident", "pinned": "host_pinned", "nvme": "nvme", "gpu": "device_allocated"}
