@@ -73,7 +73,16 @@ LEVELS = (
         "status",
         "summary",
     ),
-    ("data_command", "ledger_command", "profile_command", "strategies_command", "submit_command", "worker"),
+    (
+        "compare_command",
+        "data_command",
+        "ledger_command",
+        "profile_command",
+        "report_command",
+        "strategies_command",
+        "submit_command",
+        "worker",
+    ),
     ("api", "cli", "commands"),
 )
 """From the bottom up; a name is a package or a module at the top of heterotune, "" is heterotune/__init__.py."""

@@ -8,13 +8,20 @@ _STEP = 1024.0
 
 def format_bytes(num_bytes: float) -> str:
     """Return a byte count with three digits and a binary unit, e.g. `13.4 KiB`."""
-    value, unit = float(num_bytes), 0
-    while value >= _STEP and unit < len(_UNITS) - 1:
-        value, unit = value / _STEP, unit + 1
-    if unit == 0:
+    scale, unit = bytes_unit(num_bytes)
+    value = num_bytes / scale
+    if unit == _UNITS[0]:
         return f"{value:.0f} B"
     decimals = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{decimals}f} {_UNITS[unit]}"
+    return f"{value:.{decimals}f} {unit}"
+
+
+def bytes_unit(num_bytes: float) -> tuple[float, str]:
+    """Return the unit in which a byte count is at least 1, and its bytes."""
+    scale, place = 1.0, 0
+    while num_bytes / scale >= _STEP and place < len(_UNITS) - 1:
+        scale, place = scale * _STEP, place + 1
+    return scale, _UNITS[place]
 
 
 def format_share(part: float, whole: float) -> str:
