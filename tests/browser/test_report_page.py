@@ -143,7 +143,7 @@ def test_it_renders_without_an_error_and_without_network(opened) -> None:
                const box = shape.getBoundingClientRect(); return box.width > 1 || box.height > 1; });
              return [figure.id, [svg.width, svg.height, shapes.length]]; }))"""
     )
-    assert set(sizes) == PLOTS
+    assert PLOTS <= set(sizes)
     assert all(width > 300 and height > 50 and shapes >= 2 for width, height, shapes in sizes.values()), sizes
     assert opened.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]

@@ -176,7 +176,7 @@ def _metrics_table(strategy: StrategyRecord) -> Table:
         _metric_row(name, key, curve, strategy.metrics.units.get(name, ""))
         for name, curves in sorted(strategy.metrics.curves.items())
         for key, curve in curves.items()
-        if curve.num_values
+        if curve.num_values and "client" not in dict(key)
     ]
     cut = f", the first {_MOST_METRIC_ROWS} are here" if len(rows) > _MOST_METRIC_ROWS else ""
     heads = ("metric", "of", "unit", "rounds", "first", "last", "least", "greatest")
