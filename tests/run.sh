@@ -12,5 +12,5 @@ if [[ $# -gt 0 ]]; then
 fi
 code=0
 "$VENV_BIN/python" -m pytest -n auto --dist loadfile tests/unit tests/golden tests/property || code=$?
-"$VENV_BIN/python" -m pytest tests/multirank tests/fault tests/cluster || code=$?
+"$VENV_BIN/python" -m pytest tests/multirank tests/fault tests/cluster tests/wheel tests/browser || code=$?
 exit "$code"

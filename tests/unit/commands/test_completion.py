@@ -22,7 +22,7 @@ def completed(line: str, shell: str = "bash") -> list[str]:
 
 
 def test_commands_and_options_are_completed() -> None:
-    assert completed("st") == ["status"]
+    assert completed("sta") == ["status"]
     assert {"run", "resume"} <= set(completed("r"))
     assert completed("run --ov") == ["--oversubscribe"]
     assert completed("status --fo") == ["--follow"]
