@@ -57,6 +57,8 @@ def load_test(config: DataConfig) -> tuple[Document, ...]:
     """
     assert config.test is not None
     own = config.model_copy(update={"source": config.test})
+    if config.partition.by != "natural" or config.partition.key is None:  # nobody divides it: only owners are wanted
+        own = own.model_copy(update={"partition": PartitionConfig(by="iid")})
     given = _labels_of(config)
     if isinstance(given, tuple) and isinstance(own.fields, ClassFields):
         own = own.model_copy(update={"fields": own.fields.model_copy(update={"labels": given})})

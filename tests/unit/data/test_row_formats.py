@@ -150,6 +150,14 @@ def test_a_test_set_has_the_classes_of_the_clients(tmp_path: Path) -> None:
         load_test(config)
 
 
+@pytest.mark.parametrize("by", ["task", "natural", "dirichlet", "pathological"])
+def test_a_test_set_needs_no_task_and_no_label_of_the_partition(tmp_path: Path, by: str) -> None:
+    train = [{"path": _write(tmp_path, [{"text": "a"}], name=name), "task": name} for name in ("one", "two")]
+    test = _write(tmp_path, [{"text": "b"}], name="one-more")
+    (document,) = load_test(DataConfig.model_validate({"source": train, "test": test, "partition": {"by": by}}))
+    assert (document.text, document.key) == ("b", "one-more")
+
+
 def test_an_empty_test_set_is_refused(tmp_path: Path) -> None:
     source = _write(tmp_path, [{"text": "a"}])
     empty = _write(tmp_path, [{"text": ""}], name="test")
