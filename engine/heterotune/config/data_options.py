@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -166,6 +167,14 @@ class DataConfig(Section):
     def sources(self) -> tuple[SourceEntry, ...]:
         """`source` as a list of entries."""
         return as_entries(self.source)
+
+    @property
+    def named_places(self) -> tuple[str, ...]:
+        """Everything that the section names by a path or a hub id, paths of data inside `root`."""
+        entries = (*self.sources, *(() if self.test is None else as_entries(self.test)))
+        places = [place for entry in entries for place in (entry.path, *(entry.lines or {}).values())]
+        data = [str(Path(self.root or "") / place) for place in (*places, self.partition.groups) if place is not None]
+        return (*data, *(place for place in (self.root, self.public, self.tokenizer, self.cache) if place is not None))
 
 
 def as_entries(source: str | SourceEntry | tuple[str | SourceEntry, ...]) -> tuple[SourceEntry, ...]:

@@ -211,7 +211,6 @@ def _job_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _names_relative_paths(config: RunConfig) -> bool:
     """Whether the run file names something by a path from the folder where `submit` runs."""
-    data = config.data
-    named = (*(entry.model for entry in config.fleet), data.source, data.public, data.tokenizer)
-    paths = [Path(text) for text in (*named, config.backbone.ds_config) if text is not None]
+    named = (*(entry.model for entry in config.fleet), *config.data.named_places, config.backbone.ds_config)
+    paths = [Path(text) for text in named]
     return any(not path.is_absolute() and path.exists() for path in paths)

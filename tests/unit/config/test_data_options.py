@@ -86,3 +86,16 @@ def test_templates_are_filled_once():
     template = "{{x}} {a}: {b} {a}"
     assert placeholders(template) == ("a", "b")
     assert filled(template, {"a": "{b}", "b": "{a}"}) == "{x} {b}: {a} {b}"
+
+
+def test_every_place_is_named_for_those_who_move_a_run():
+    data = {
+        "source": ["a.json", {"lines": {"x": "b", "y": "/c"}}],
+        "test": {"path": "d.json"},
+        "partition": {"key": "k", "groups": "g.json"},
+        "root": "here",
+        "tokenizer": "tok",
+    }
+    config = DataConfig.model_validate(data)
+    assert config.named_places == ("here/a.json", "here/b", "/c", "here/d.json", "here/g.json", "here", "tok")
+    assert DataConfig(source="a.json", public="p").named_places == ("a.json", "p")
