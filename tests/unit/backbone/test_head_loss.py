@@ -87,3 +87,20 @@ def test_no_tensor_is_as_large_as_all_logits(monkeypatch, with_own_heads):
     with Watch():
         HeadLoss(weight)(hidden, targets, *extra).sum().backward()
     assert largest < 640 * weight.shape[0] / 4
+
+
+@pytest.mark.parametrize("kind", ["plain", "branch", "own heads"])
+@pytest.mark.parametrize("num_tokens", [(70, 0, 3), (0, 0)], ids=str)
+def test_log_probabilities_of_the_whole_vocabulary_are_those_that_the_loss_picks_from(kind, num_tokens):
+    hidden, features, weight, basis, targets = make_inputs(sum(num_tokens))
+    own = torch.randn(len(num_tokens), *weight.shape, generator=torch.Generator().manual_seed(1))
+    extra = {
+        "plain": (None, None, None),
+        "branch": (features, basis, None),
+        "own heads": (None, None, OwnHeads(own, num_tokens)),
+    }[kind]
+    found = HeadLoss(weight)(hidden, None, *extra)
+    assert found.shape == (sum(num_tokens), 50) and not found.requires_grad
+    torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(len(found)))
+    losses = HeadLoss(weight)(hidden, targets, *extra)
+    torch.testing.assert_close(-found.gather(1, targets[:, None])[:, 0], losses)
