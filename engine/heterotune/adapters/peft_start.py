@@ -113,10 +113,10 @@ def shared_branches(layout: AdapterLayout, section: str) -> dict[str, Branch]:
     Raises:
         ModelError: If there is none, or not just one.
     """
-    personal = {spec.name for spec in layout.tensors if spec.scope == "client"}
-    shared = [branch for branch in layout.branches if branch.down not in personal]
+    travelling = {spec.name for spec in layout.travelling}
+    shared = [branch for branch in layout.branches if {branch.down, branch.up} <= travelling]
     if not shared:
-        raise ModelError(f"strategy {section} shares no LoRA that it could start. Leave adapter out.")
+        raise ModelError(f"strategy {section} shares no whole LoRA that it could start. Leave adapter out.")
     if any(branch.activation != "none" for branch in shared):
         raise ModelError(f"branches with an activation are no LoRA. Set {section}.activation to none.")
     by_module = {branch.module: branch for branch in shared}

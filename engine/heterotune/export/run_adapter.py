@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,10 +21,11 @@ from heterotune.config.load import load_run
 from heterotune.config.nearest import suggestion
 from heterotune.config.schema import RunConfig
 from heterotune.errors import CheckpointError, ExportError
-from heterotune.fleet.model_source import describe_model, resolve_model
+from heterotune.fleet.model_source import describe_model
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.randomness import NO_CLIENT
 from heterotune.run_folder import CHECKPOINTS_FOLDER, RunFolder
+from heterotune.server import GlobalAdapters
 
 _FRAME = {"head.V": "down_RD", "head.mean": "mean_D", "head.Q": "basis_QV"}
 
@@ -74,14 +75,6 @@ class RunAdapter:
     client: int | None
     when: str
 
-    def whole_model(self) -> ModelType:
-        """Return the model type with its weights found, which the adapter alone does not need.
-
-        Raises:
-            ModelError: If they are gone.
-        """
-        return replace(self.model_type, source=resolve_model(self.model_type.source.reference))
-
     @property
     def dtype(self) -> str:
         """That in which the run's frozen models computed."""
@@ -106,10 +99,11 @@ def read_run_adapter(run_dir: Path, choice: Choice) -> RunAdapter:
     fleet = read_model_types(config.fleet, describe_model)
     model_type = _model_type(fleet, choice.model_type)
     _check_client(fleet, model_type, choice.client)
-    layout = adapter_layout(strategy, config, model_type, fleet)
+    layouts = [adapter_layout(strategy, config, each, fleet) for each in fleet]
+    layout = layouts[model_type.index]
     if choice.best or choice.round_number is not None:
         round_number = _best_round(folder) if choice.round_number is None else choice.round_number
-        shared, frame, clients = _of_checkpoint(folder.path, layout, model_type, round_number)
+        shared, frame, clients = _of_checkpoint(folder.path, layouts, model_type.index, config, round_number)
         when = f"round {round_number}{', the best by held-out loss' if choice.best else ''}"
     else:
         shared, frame = _after_the_run(folder.path, layout)
@@ -162,23 +156,23 @@ def _after_the_run(path: Path, layout: AdapterLayout) -> tuple[dict[str, Tensor]
         )
     tensors = read_tensors(file)
     frame = HeadFrame(**{field: tensors[name] for name, field in _FRAME.items()}) if layout.head else None
-    return _checked({spec.name: tensors[spec.name] for spec in layout.travelling}, layout, file), frame
+    return _common(tensors, layout, file), frame
 
 
 def _of_checkpoint(
-    path: Path, layout: AdapterLayout, model_type: ModelType, round_number: int
+    path: Path, layouts: Sequence[AdapterLayout], place: int, config: RunConfig, round_number: int
 ) -> tuple[dict[str, Tensor], HeadFrame | None, Path]:
     """Read common values, head frame and the clients' folder of a checkpoint."""
     if round_number not in (rounds := _saved_rounds(path)):
         told = ", ".join(map(str, rounds)) or "none"
         raise ExportError(f"--round {round_number} is not saved in {path} (there are: {told}). See checkpoint.keep.")
     saved = read_checkpoint(path / CHECKPOINTS_FOLDER / checkpoint_name(round_number))
-    values = {spec.name: saved.tensors[f"values/{spec.key}"] for spec in layout.travelling}
+    adapters = GlobalAdapters(layouts, run_seed=config.seed)
+    adapters.values = {key: saved.tensor(f"values/{key}", like=value) for key, value in adapters.values.items()}
     frame = None
-    if layout.head:
-        place = f"frames/{model_type.index}"
-        frame = HeadFrame(**{field: saved.tensors[f"{place}/{field}"] for field in _FRAME.values()})
-    return _checked(values, layout, path), frame, saved.clients
+    if layouts[place].head:
+        frame = HeadFrame(**{field: saved.tensors[f"frames/{place}/{field}"] for field in _FRAME.values()})
+    return adapters.of_model_type(place), frame, saved.clients
 
 
 def _saved_rounds(path: Path) -> list[int]:
@@ -186,21 +180,27 @@ def _saved_rounds(path: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def _checked(values: dict[str, Tensor], layout: AdapterLayout, file: Path) -> dict[str, Tensor]:
-    """Refuse tensors that are not of this run's shapes; a file in a run folder may be anybody's."""
-    for spec in layout.travelling:
-        value = values[spec.name]
-        if tuple(value.shape) != spec.shape or value.dtype != torch.float32:
+def _common(tensors: Mapping[str, Tensor], layout: AdapterLayout, file: Path) -> dict[str, Tensor]:
+    """Return what is not a client's own; refuse other shapes than this run's: a file there may be anybody's."""
+    values = {spec.name: tensors[spec.name] for spec in layout.tensors if spec.scope != "client"}
+    for spec in layout.tensors:
+        value = values.get(spec.name)
+        if value is not None and (tuple(value.shape) != spec.shape or value.dtype != torch.float32):
             told = f"{spec.name} is {tuple(value.shape)} {value.dtype}, not {spec.shape} torch.float32"
             raise CheckpointError(f"{file}: {told}; it is not of this run.")
     return values
+
+
+def has_personal_tensors(layout: AdapterLayout) -> bool:
+    """Return whether clients hold tensors that never leave them."""
+    return any(spec.scope == "client" for spec in layout.tensors)
 
 
 def _personal(clients: Path, config: RunConfig, layout: AdapterLayout, client: int | None) -> dict[str, Tensor]:
     """Return the personal tensors: a client's own, or their first values, with which the global adapter is scored."""
     store = ClientStore(clients, run_seed=config.seed)
     if client is not None:
-        if layout.num_columns == layout.num_travelling:
+        if not has_personal_tensors(layout):
             raise ExportError(
                 f"--client {client}: the clients of {layout.model_type} hold no tensors of their own in this run, so "
                 "the global adapter is theirs. Leave --client out (heterotune.personal_rank gives them a branch)."

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from heterotune.backbone.load import DTYPES, read_model
@@ -19,7 +19,7 @@ from heterotune.errors import ExportError
 from heterotune.export.run_adapter import RunAdapter
 from heterotune.export.stacking import LM_HEAD, StackedSite
 from heterotune.fleet.model_source import embedded_root
-from heterotune.fleet.model_types import ModelType
+from heterotune.fleet.model_types import read_model_types
 from heterotune.plain_files import MAX_JSON_BYTES, in_home, is_folder, is_plain_file, read_small_text
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja")
@@ -38,7 +38,7 @@ def write_base(folder: Path, adapter: RunAdapter, dtype: str, *, untie: bool) ->
     Raises:
         ExportError: If the folder holds anything else.
     """
-    lm = _read(adapter.whole_model(), dtype)
+    lm = _read(adapter, dtype)
     if untie and lm.config.tie_word_embeddings:
         lm = _untied(lm)
     if is_folder(folder) and any(folder.iterdir()):
@@ -58,7 +58,7 @@ def write_merged(folder: Path, adapter: RunAdapter, sites: Mapping[str, StackedS
         sites: Its branches; none has an activation, and what bias they have is left out: the caller's decision.
         dtype: fp32, bf16 or fp16.
     """
-    lm = _read(adapter.whole_model(), adapter.dtype).float()
+    lm = _read(adapter, adapter.dtype).float()
     if LM_HEAD in sites and lm.config.tie_word_embeddings:
         lm = _untied(lm)
     for path, site in sites.items():
@@ -70,27 +70,28 @@ def write_merged(folder: Path, adapter: RunAdapter, sites: Mapping[str, StackedS
     _write(folder, lm.to(DTYPES[dtype]), adapter)
 
 
-def _read(model_type: ModelType, dtype: str) -> LlamaForCausalLM:
-    """Read the weights as a run does, without progress bars."""
+def _read(adapter: RunAdapter, dtype: str) -> PreTrainedModel:
+    """Find the weights and read them as a run does, without progress bars."""
     transformers_logging.disable_progress_bar()
-    return read_model(model_type, dtype)
+    entry = adapter.config.fleet[adapter.model_type.index].model_copy(update={"siblings_of": None, "layers": None})
+    return read_model(read_model_types((entry,))[0], dtype)
 
 
 def _add(weight: nn.Parameter, difference: torch.Tensor) -> None:
     weight.data = (weight.data.double() + difference).to(weight.dtype)
 
 
-def _untied(lm: LlamaForCausalLM) -> LlamaForCausalLM:
+def _untied(lm: PreTrainedModel) -> PreTrainedModel:
     """Return the model with an output embedding of its own, equal to the input embedding."""
-    config = LlamaConfig.from_dict({**lm.config.to_dict(), "tie_word_embeddings": False})
+    config = type(lm.config).from_dict({**lm.config.to_dict(), "tie_word_embeddings": False})
     with torch.device("meta"):
-        untied = LlamaForCausalLM(config)
+        untied = type(lm)(config)
     weights = {name: value.clone() if name == f"{LM_HEAD}.weight" else value for name, value in lm.state_dict().items()}
     untied.load_state_dict(weights, assign=True)
     return untied
 
 
-def _write(folder: Path, lm: LlamaForCausalLM, adapter: RunAdapter) -> None:
+def _write(folder: Path, lm: PreTrainedModel, adapter: RunAdapter) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _describe(lm).save_pretrained(folder)
     lm.generation_config.save_pretrained(folder)
@@ -105,13 +106,13 @@ def _write(folder: Path, lm: LlamaForCausalLM, adapter: RunAdapter) -> None:
                 shutil.copyfile(file, folder / file.name)
 
 
-def _describe(lm: LlamaForCausalLM) -> LlamaConfig:
+def _describe(lm: PreTrainedModel) -> PreTrainedConfig:
     """Return the configuration with what `AutoModelForCausalLM` needs of class and dtype."""
     lm.config.architectures, lm.config.dtype = [type(lm).__name__], lm.dtype
     return lm.config
 
 
-def _tensors(lm: LlamaForCausalLM) -> dict[str, torch.Tensor]:
+def _tensors(lm: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return what is written; tied embeddings once."""
     tensors = lm.state_dict()
     if lm.config.tie_word_embeddings:
@@ -130,7 +131,7 @@ def _tokenizer_folder(adapter: RunAdapter) -> Path:
     return embedded_root() if is_embedded else folder
 
 
-def _check_is_this(folder: Path, lm: LlamaForCausalLM) -> None:
+def _check_is_this(folder: Path, lm: PreTrainedModel) -> None:
     """Several adapters may share one base folder. Its tensors are compared one by one; no second model is built."""
     try:
         config = json.loads(read_small_text(folder / "config.json", MAX_JSON_BYTES))
@@ -143,7 +144,7 @@ def _check_is_this(folder: Path, lm: LlamaForCausalLM) -> None:
         raise ExportError(f"{folder} holds another model than this run's base. Name another folder.")
 
 
-def _has_just_these(folder: Path, lm: LlamaForCausalLM) -> bool:
+def _has_just_these(folder: Path, lm: PreTrainedModel) -> bool:
     left = _tensors(lm)
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as there:

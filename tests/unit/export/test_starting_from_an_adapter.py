@@ -127,7 +127,7 @@ def test_a_plain_lora_fits(lora):
         ({"fedavg_lora": {"targets": ["q_proj"]}}, r"the run q_proj. Set fedavg_lora.targets to \[down_proj, "),
         ({"model": TINY.replace("=48", "=64")}, "of 32 x 48, and this model's is 32 x 64. Give an"),
         ({"model": TINY.replace("layers=2", "layers=3")}, "only the run adapts layers.2.* Give an adapter"),
-        ({"strategy": "fedavg_full"}, "strategy fedavg_full shares no LoRA that it could start. Leave adapter out"),
+        ({"strategy": "fedavg_full"}, "strategy fedavg_full shares no whole LoRA that it could start. Leave adapter"),
         ({"strategy": "heterotune", "heterotune": {"activation": "silu"}}, "Set heterotune.activation to none"),
     ],
     ids=lambda value: str(value)[:60],
