@@ -26,13 +26,12 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY / "tools" / "benchmarks"), str(REPOSITORY / "engine")]
 
-from heterotune.report.run_record import StrategyRecord, read_run  # noqa: E402
-
 from heterotune.config.load import load_run  # noqa: E402
 from heterotune.config.methods import METHODS  # noqa: E402
 from heterotune.config.schema import RunConfig  # noqa: E402
 from heterotune.errors import HeterotuneError, LaunchError  # noqa: E402
 from heterotune.launching.local import failure_text, run_local  # noqa: E402
+from heterotune.report.run_record import StrategyRecord, read_run  # noqa: E402
 from heterotune.run_folder import RunFolder  # noqa: E402
 
 

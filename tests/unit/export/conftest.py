@@ -74,7 +74,8 @@ def write_run(folder: Path, fleet: list[dict[str, Any]], **options: Any) -> RunF
 @torch.no_grad()
 def our_logits(adapter: RunAdapter, input_ids: Tensor) -> Tensor:
     """Return what a run's own backbone, with the adapter attached, says."""
-    lm = FrozenLM(read_model(adapter.whole_model(), "fp32").eval())
+    with_weights = read_model_types(adapter.config.fleet)[adapter.model_type.index]
+    lm = FrozenLM(read_model(with_weights, "fp32").eval())
     attached = AttachedAdapter(adapter.layout, lm.llama)
     values_KP = torch.zeros(1, adapter.layout.num_columns)
     for spec in adapter.layout.tensors:
