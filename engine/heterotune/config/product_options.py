@@ -26,7 +26,7 @@ class HetloraOptions(FedavgLoraOptions):
     """HETLoRA: siblings share LoRA of the largest rank among them; each holds the first components of it."""
 
     weights: Literal["sparsity", "size"] = "sparsity"
-    """What a client weighs: the norm of its product U V over all sites, or its rows."""
+    """What a client weighs: at each site the norm of its product U V there, or its rows."""
     regulariser: NotNegative = 1e-3
     """Factor on |U V|'s last components in a client's loss, at least 0; 0 = no regulariser."""
     kept_share: Annotated[Number, Field(gt=0, le=1)] = 0.99

@@ -4,7 +4,7 @@ A client of rank r gets V[:r], U[:, :r] of the common tensors (truncation) and m
 
     loss + λ Σ_sites ‖V[c:]‖ ‖U[:, c:]‖,     c = floor(kept_share · r)
 
-The server pads what clients have with zeros to r_max and averages U and V with weights ‖U_k V_k‖ over all sites
+The server pads what clients have with zeros to r_max and averages U and V of a site with weights ‖U_k V_k‖ there
 (`weights: sparsity`), or rows (`weights: size`). A component that no client of the round has stays as it is. All use
 one scale, alpha / r_max.
 
@@ -13,15 +13,14 @@ client's rank is its model type's, so it gets them back in the next round; the p
 
 Bytes: up and down as `fedavg_lora`: a client sends and gets its part.
 
-Source: HETLoRA (EMNLP 2024, arXiv:2401.06432) as told by others; no official code. Differs: see pruning; the norm is
-one number a client.
+Source: HETLoRA (EMNLP 2024, arXiv:2401.06432) as told by others; no official code. Differs: see pruning.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -98,7 +97,6 @@ def prune(bank: Bank, kept_share: float) -> None:
 
 def combine(updates: Sequence[TypeUpdate], server: ServerRound, *, options: HetloraOptions) -> Combined:
     """Return the padded means of U and V, and how far their product is from the mean product."""
-    norms = _product_norms(updates, server) if options.weights == "sparsity" else {}
     meeting: dict[str, list[SiteClients]] = defaultdict(list)
     for update in updates:
         for site in clients_at_sites(update, server):
@@ -107,7 +105,7 @@ def combine(updates: Sequence[TypeUpdate], server: ServerRound, *, options: Hetl
     found: list[Covered] = []
     missed, whole = 0.0, 0.0
     for sites in meeting.values():
-        shares = _shares(sites, norms)
+        shares = _shares(sites, by_norm=options.weights == "sparsity")
         up, down = ([getattr(site, letter) for site in sites] for letter in ("up", "down"))
         ups = _padded(up, [site.up_KOr for site in sites], shares, server)
         downs = _padded(down, [site.down_KrI for site in sites], shares, server)
@@ -124,20 +122,12 @@ def combine(updates: Sequence[TypeUpdate], server: ServerRound, *, options: Hetl
     return Combined(change, [error, *coverage_metrics(found)])
 
 
-def _product_norms(updates: Sequence[TypeUpdate], server: ServerRound) -> dict[str, Tensor]:
-    """Return model type -> ‖U_k V_k‖ over all sites, of each client."""
-    norms = {}
-    for update in updates:
-        squares = [client_squared_norms(site.up_KOr, site.down_KrI) for site in clients_at_sites(update, server)]
-        norms[update.model_type] = torch.stack(squares).sum(dim=0).sqrt()
-    return norms
-
-
-def _shares(sites: Sequence[SiteClients], norms: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return what each client weighs at a site, in all 1: by norms where there are any above 0, else by rows."""
-    weights = [norms.get(site.model_type, site.weight_K) for site in sites]
-    if not any(weight_K.any() for weight_K in weights):
-        weights = [site.weight_K for site in sites]
+def _shares(sites: Sequence[SiteClients], *, by_norm: bool) -> list[Tensor]:
+    """Return what each client weighs at a site, in all 1: by its product's norm if any is above 0, else by its rows."""
+    weights = [site.weight_K for site in sites]
+    if by_norm:
+        norms = [client_squared_norms(site.up_KOr, site.down_KrI).sqrt() for site in sites]
+        weights = norms if any(norm_K.any() for norm_K in norms) else weights
     total = sum(float(weight_K.sum()) for weight_K in weights)
     return [weight_K / total for weight_K in weights]
 
