@@ -37,7 +37,7 @@ OTHERS = {
     r"cp RUN.yaml RUN_DIR/config.yaml": "tests/cluster/test_launchers.py",
     r"qsub .*": "needs PBS",
     r"lm_eval run .*": "tests/unit/export/test_lm_eval.py",
-    r"tensorboard --logdir runs": "tests/unit/report/test_tensorboard.py",
+    r"tensorboard --logdir runs": "tests/unit/test_evaluation_page.py",
 }
 """A command as a pattern -> the test that runs it, or what it needs; the page names the latter just before."""
 

@@ -113,7 +113,7 @@ def shared_branches(layout: AdapterLayout, section: str) -> dict[str, Branch]:
     Raises:
         ModelError: If there is none, or not just one.
     """
-    travelling = {spec.name for spec in layout.travelling}
+    travelling = {spec.name for spec in layout.travelling if spec.window is None and not spec.redrawn}
     shared = [branch for branch in layout.branches if {branch.down, branch.up} <= travelling]
     if not shared:
         raise ModelError(f"strategy {section} shares no whole LoRA that it could start. Leave adapter out.")

@@ -114,6 +114,8 @@ def _write_adapter(
     unfinished: Path, out: Path, adapter: RunAdapter, sites: Mapping[str, StackedSite], form: ExportForm
 ) -> tuple[list[str], str, str]:
     base, notes = _base_of(unfinished, out, adapter, form, untie=LM_HEAD in sites), _head_notes(adapter, sites, form)
+    if adapter.base_change:
+        notes.append(f"{adapter.strategy} changes frozen weights: the adapter belongs to the base that is written.")
     if LM_HEAD in sites and form.base is None and _is_tied_elsewhere(adapter):
         notes.append(
             "The base model ties its embeddings, which lm_eval cannot load with this; --base writes one untied."
@@ -154,7 +156,7 @@ def _base_of(unfinished: Path, out: Path, adapter: RunAdapter, form: ExportForm,
     if form.base is not None:
         write_base(form.base.absolute(), adapter, dtype, untie=untie)
         return str(form.base.absolute())
-    if reference.startswith(_ONLY_HERE):
+    if reference.startswith(_ONLY_HERE) or adapter.base_change:
         write_base(unfinished / BASE_FOLDER, adapter, dtype, untie=untie)
         return str(out / BASE_FOLDER)
     return str(Path(reference).absolute()) if is_folder(Path(reference)) else reference

@@ -63,6 +63,7 @@ class RunAdapter:
         frame: The frozen part of the head branch, None without one.
         client: The client whose personal tensors are in `values`; None = they are as at the start.
         when: After which round, in words.
+        base_change: Path of a frozen linear in `LlamaModel` -> what the method added to its weight, float32.
     """
 
     config: RunConfig
@@ -74,6 +75,7 @@ class RunAdapter:
     frame: HeadFrame | None
     client: int | None
     when: str
+    base_change: Mapping[str, Tensor]
 
     @property
     def dtype(self) -> str:
@@ -103,13 +105,15 @@ def read_run_adapter(run_dir: Path, choice: Choice) -> RunAdapter:
     layout = layouts[model_type.index]
     if choice.best or choice.round_number is not None:
         round_number = _best_round(folder) if choice.round_number is None else choice.round_number
-        shared, frame, clients = _of_checkpoint(folder.path, layouts, model_type.index, config, round_number)
+        shared, base, frame, clients = _of_checkpoint(folder.path, layouts, model_type.index, config, round_number)
         when = f"round {round_number}{', the best by held-out loss' if choice.best else ''}"
     else:
-        shared, frame = _after_the_run(folder.path, layout)
+        shared, base, frame = _after_the_run(folder.path, layout)
         when, clients = f"round {config.rounds}, the last", folder.path / CLIENTS_FOLDER
     personal = _personal(clients, config, layout, choice.client)
-    return RunAdapter(config, folder, strategy, model_type, layout, {**shared, **personal}, frame, choice.client, when)
+    return RunAdapter(
+        config, folder, strategy, model_type, layout, {**shared, **personal}, frame, choice.client, when, base
+    )
 
 
 def _strategy(config: RunConfig, choice: Choice) -> StrategyName:
@@ -145,7 +149,7 @@ def _best_round(folder: RunFolder) -> int:
     return best["round"]
 
 
-def _after_the_run(path: Path, layout: AdapterLayout) -> tuple[dict[str, Tensor], HeadFrame | None]:
+def _after_the_run(path: Path, layout: AdapterLayout) -> tuple[dict[str, Tensor], dict[str, Tensor], HeadFrame | None]:
     """Read what a finished run wrote under adapters/."""
     file = path / "adapters" / f"{layout.model_type}.safetensors"
     if not file.is_file():
@@ -156,23 +160,26 @@ def _after_the_run(path: Path, layout: AdapterLayout) -> tuple[dict[str, Tensor]
         )
     tensors = read_tensors(file)
     frame = HeadFrame(**{field: tensors[name] for name, field in _FRAME.items()}) if layout.head else None
-    return _common(tensors, layout, file), frame
+    base = {site.module: tensors[f"{site.module}.base"] for site in layout.base if f"{site.module}.base" in tensors}
+    return _common(tensors, layout, file), base, frame
 
 
 def _of_checkpoint(
     path: Path, layouts: Sequence[AdapterLayout], place: int, config: RunConfig, round_number: int
-) -> tuple[dict[str, Tensor], HeadFrame | None, Path]:
-    """Read common values, head frame and the clients' folder of a checkpoint."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], HeadFrame | None, Path]:
+    """Read common values, changes of frozen weights, head frame and the clients' folder of a checkpoint."""
     if round_number not in (rounds := _saved_rounds(path)):
         told = ", ".join(map(str, rounds)) or "none"
         raise ExportError(f"--round {round_number} is not saved in {path} (there are: {told}). See checkpoint.keep.")
     saved = read_checkpoint(path / CHECKPOINTS_FOLDER / checkpoint_name(round_number))
     adapters = GlobalAdapters(layouts, run_seed=config.seed)
     adapters.values = {key: saved.tensor(f"values/{key}", like=value) for key, value in adapters.values.items()}
+    adapters.base.restore(saved)
+    adapters.begin_round(round_number + 1)
     frame = None
     if layouts[place].head:
         frame = HeadFrame(**{field: saved.tensors[f"frames/{place}/{field}"] for field in _FRAME.values()})
-    return adapters.of_model_type(place), frame, saved.clients
+    return adapters.of_model_type(place), adapters.base.of_model_type(place), frame, saved.clients
 
 
 def _saved_rounds(path: Path) -> list[int]:

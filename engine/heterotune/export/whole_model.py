@@ -26,7 +26,7 @@ _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json"
 
 
 def write_base(folder: Path, adapter: RunAdapter, dtype: str, *, untie: bool) -> None:
-    """Write the frozen model and its tokenizer into a folder; one that already holds just this model stays.
+    """Write the frozen model, with what the method added to it, and its tokenizer; a folder that has just that stays.
 
     Args:
         folder: Where to.
@@ -41,6 +41,7 @@ def write_base(folder: Path, adapter: RunAdapter, dtype: str, *, untie: bool) ->
     lm = _read(adapter, dtype)
     if untie and lm.config.tie_word_embeddings:
         lm = _untied(lm)
+    _change(lm, adapter)
     if is_folder(folder) and any(folder.iterdir()):
         _check_is_this(folder, lm)
         return
@@ -61,6 +62,7 @@ def write_merged(folder: Path, adapter: RunAdapter, sites: Mapping[str, StackedS
     lm = _read(adapter, adapter.dtype).float()
     if LM_HEAD in sites and lm.config.tie_word_embeddings:
         lm = _untied(lm)
+    _change(lm, adapter)
     for path, site in sites.items():
         _add(lm.get_submodule(path).weight, site.difference_OI())
     for spec in adapter.layout.tensors:
@@ -75,6 +77,12 @@ def _read(adapter: RunAdapter, dtype: str) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     entry = adapter.config.fleet[adapter.model_type.index].model_copy(update={"siblings_of": None, "layers": None})
     return read_model(read_model_types((entry,))[0], dtype)
+
+
+def _change(lm: PreTrainedModel, adapter: RunAdapter) -> None:
+    """Add what the method added to frozen weights."""
+    for path, change in adapter.base_change.items():
+        _add(lm.model.get_submodule(path).weight, change.double())
 
 
 def _add(weight: nn.Parameter, difference: torch.Tensor) -> None:

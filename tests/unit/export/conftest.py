@@ -50,8 +50,10 @@ def write_run(folder: Path, fleet: list[dict[str, Any]], **options: Any) -> RunF
         layout = adapter_layout(config.strategy, config, model_type, model_types)
         tensors = {
             spec.name: common.setdefault(spec.key, torch.randn(spec.shape, generator=draw) * 0.05)
-            for spec in layout.travelling
+            for spec in layout.tensors
+            if spec.scope != "client"
         }
+        tensors |= {f"{site.module}.base": torch.randn(site.shape, generator=draw) * 0.01 for site in layout.base}
         if layout.head is not None:
             head, width = layout.head, model_type.width
             tensors["head.V"] = (
@@ -80,7 +82,7 @@ def our_logits(adapter: RunAdapter, input_ids: Tensor) -> Tensor:
     values_KP = torch.zeros(1, adapter.layout.num_columns)
     for spec in adapter.layout.tensors:
         values_KP[0, adapter.layout.columns[spec.name]] = adapter.values[spec.name].flatten()
-    bank = Bank(adapter.layout, values_KP, adapter.frame)
+    bank = Bank(adapter.layout, values_KP, adapter.frame, base=adapter.base_change)
     with attached.use(bank):
         hidden = lm(input_ids, None)
         weight = lm.head.weight
@@ -117,12 +119,15 @@ def exports(tmp_path_factory: pytest.TempPathFactory, input_ids: Tensor) -> dict
     full = write_run(root, FLEET[:1], strategy="fedavg_full").path
     untied_full = write_run(root, UNTIED, strategy="fedavg_full").path
     untied = write_run(root, UNTIED).path
+    fedex = write_run(root, FLEET[:1], strategy="fedex_lora").path
     curved = write_run(root, FLEET[:1], heterotune={"activation": "silu", "personal_rank": 2}).path
     merged = ExportForm(merge=True)
     wanted = {name: (default, Choice(name), ExportForm()) for name in ("small", "large", "large-3q", "large-2q")}
     wanted |= {
         "split, gates, client 4": (mixed, Choice("large-3q", client=4), ExportForm()),
         "fedavg_lora": (fedavg, Choice("large"), ExportForm()),
+        "fedex_lora": (fedex, Choice("small"), ExportForm()),
+        "fedex_lora merged": (fedex, Choice("small"), merged),
         "untied": (untied, Choice("untied"), ExportForm()),
         "fedavg_lora merged": (fedavg, Choice("small"), merged),
         "fedavg_full merged": (full, Choice("small"), merged),

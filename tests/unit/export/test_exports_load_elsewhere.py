@@ -14,7 +14,7 @@ from heterotune.export.stacking import stack_branches
 
 TEXT = "import os\n\ndef main():\n    return os.name\n"
 ADAPTERS = ("small", "large", "large-3q", "large-2q", "split, gates, client 4", "fedavg_lora", "untied")
-MERGED = ("fedavg_lora merged", "fedavg_full merged", "untied fedavg_full merged")
+MERGED = ("fedex_lora", "fedex_lora merged", "fedavg_lora merged", "fedavg_full merged", "untied fedavg_full merged")
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
