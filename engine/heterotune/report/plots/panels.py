@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ COLUMNS = 2
 _PANEL_INCHES = 2.15
 _LEGEND_INCHES = 0.45
 _MANY_POINTS = 30
+_LEGEND_CHARACTERS = 110
 
 Points = Sequence[tuple[float, float]]
 
@@ -83,7 +84,12 @@ def draw_panels(
             axes.set_xlabel(x_label)
     figure.supylabel(y_label, fontsize=9)
     if len(handles) > 1:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(4, len(handles)))
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=_legend_columns(handles))
+
+
+def _legend_columns(labels: Collection[str]) -> int:
+    """Return how many labels stand side by side in the width of a page."""
+    return max(1, min(4, len(labels), _LEGEND_CHARACTERS // (max(map(len, labels)) + 8)))
 
 
 def draw_line(axes: Axes, line: Line) -> object:
