@@ -11,7 +11,6 @@ from typing import Any
 
 from heterotune.plain_files import read_small_text
 
-DATA_FILE = "data.json"
 _MAX_BYTES = 256 << 20
 
 

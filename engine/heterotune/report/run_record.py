@@ -12,10 +12,10 @@ import yaml
 from heterotune.errors import HeterotuneError, LaunchError
 from heterotune.plain_files import MAX_YAML_BYTES, read_small_text
 from heterotune.profiling.run_profile import RunProfile, read_profiles, read_spans
-from heterotune.report.data_record import DATA_FILE, ClientData, read_data
+from heterotune.report.data_record import ClientData, read_data
 from heterotune.report.ledger_record import LedgerRecord, read_ledger_record
 from heterotune.report.metric_record import Metrics, read_metrics
-from heterotune.run_folder import CONFIG_FILE, LEDGER_FILE, METRICS_FILE, SPANS_FILE, SUMMARY_FILE, RunFolder
+from heterotune.run_folder import CONFIG_FILE, DATA_FILE, LEDGER_FILE, METRICS_FILE, SPANS_FILE, SUMMARY_FILE, RunFolder
 from heterotune.run_lock import LOCK_FILE
 
 _COMPARISONS = "compare"
