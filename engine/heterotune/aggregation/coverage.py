@@ -55,14 +55,23 @@ def coverage_mean(parts: Sequence[Part], num_elements: int) -> Covered:
     return Covered(torch.where(weight_F > 0, total_F / weight_F, 0.0), _clients(parts, num_elements))
 
 
-def padded_sum(parts: Sequence[Part], num_elements: int) -> Covered:
-    """Return the weighted sum over all parts, each 0 where it has no element (HETLoRA's zero-padding).
+def padded_change(parts: Sequence[Part], before_F: Tensor) -> Covered:
+    """Return what zero-padding changes: Σ w_i pad(before + value_i) - before (HETLoRA).
+
+    It is Σ w_i pad(value_i), less the share of those that miss an element times what was there, which is how it is
+    built: nothing large is subtracted. An element that all miss does not change.
 
     Args:
-        parts: In model-type order; where it is to be a mean, weights and values' shares must make all 1.
-        num_elements: F.
+        parts: Changes, in model-type order; weights sum to 1.
+        before_F: The whole tensor from which all parts began, float64.
     """
-    return Covered(_added(parts, num_elements), _clients(parts, num_elements))
+    clients_F, missing_F = _clients(parts, len(before_F)), torch.zeros_like(before_F)
+    for part in parts:
+        misses_F = torch.ones_like(before_F)
+        misses_F[part.places_P] = 0.0
+        missing_F += part.weight * misses_F
+    change_F = _added(parts, len(before_F)) - missing_F * before_F
+    return Covered(torch.where(clients_F > 0, change_F, 0.0), clients_F)
 
 
 def _added(parts: Sequence[Part], num_elements: int) -> Tensor:

@@ -22,7 +22,11 @@ class Factors(NamedTuple):
 
 
 class Singular(NamedTuple):
-    """A matrix as left · diag(values) · right, values falling; those that are only rounding are left out."""
+    """A matrix as left · diag(values) · right, values falling; those that are only rounding are left out.
+
+    Of the two signs of a pair that which makes the right vector's largest element positive: equal matrices from
+    different factors come out alike.
+    """
 
     left_OQ: Tensor
     values_Q: Tensor
@@ -79,7 +83,9 @@ def singular(factors: Factors) -> Singular:
     right_IR, down_core = torch.linalg.qr(factors.down_RI.T)
     core_left, values_Q, core_right = torch.linalg.svd(up_core @ down_core.T, full_matrices=False)
     kept = int((values_Q > _RELATIVE_ZERO * values_Q[0]).sum())
-    return Singular(left_OR @ core_left[:, :kept], values_Q[:kept], core_right[:kept] @ right_IR.T)
+    left_OQ, right_QI = left_OR @ core_left[:, :kept], core_right[:kept] @ right_IR.T
+    sign_Q = right_QI.gather(1, right_QI.abs().argmax(dim=1, keepdim=True)).sign().flatten()
+    return Singular(left_OQ * sign_Q, values_Q[:kept], right_QI * sign_Q[:, None])
 
 
 def cut(found: Singular, adapter_rank: int, scale: float, down_rI: Tensor) -> Factors:

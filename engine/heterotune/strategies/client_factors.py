@@ -63,10 +63,13 @@ class SiteClients:
         assert self.update.clients is not None, "a method that combines products needs single updates"
         return self.update.clients
 
-    def _after(self, spec: TensorSpec) -> Tensor:
+    def change_KP(self, spec: TensorSpec) -> Tensor:
+        """Return what each client sent of U or V, float64."""
         columns = self.server.layouts[self.model_type].travelling_columns[spec.name]
-        change_KP = self._clients.update_KP[:, columns].double()
-        return held_value(self.server, spec) + change_KP.unflatten(1, spec.shape)
+        return self._clients.update_KP[:, columns].double()
+
+    def _after(self, spec: TensorSpec) -> Tensor:
+        return held_value(self.server, spec) + self.change_KP(spec).unflatten(1, spec.shape)
 
 
 def places_in_common(spec: TensorSpec, round_number: int) -> Tensor:

@@ -22,6 +22,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from torch import Tensor
 from heterotune.adapters.bank import Bank
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.adapters.tables import adapter_layout
-from heterotune.aggregation.coverage import Covered, Part, padded_sum
+from heterotune.aggregation.coverage import Covered, Part, padded_change
 from heterotune.aggregation.product_space import Factors, beside, client_squared_norms, squared_norm, stacked
 from heterotune.config.product_options import HetloraOptions
 from heterotune.config.schema import RunConfig
@@ -106,13 +107,11 @@ def combine(updates: Sequence[TypeUpdate], server: ServerRound, *, options: Hetl
     missed, whole = 0.0, 0.0
     for sites in meeting.values():
         shares = _shares(sites, by_norm=options.weights == "sparsity")
-        up, down = ([getattr(site, letter) for site in sites] for letter in ("up", "down"))
-        ups = _padded(up, [site.up_KOr for site in sites], shares, server)
-        downs = _padded(down, [site.down_KrI for site in sites], shares, server)
-        found += [ups, downs]
-        new = Factors(_with_uncovered(up[0].key, ups, server), _with_uncovered(down[0].key, downs, server))
-        change[up[0].key] = change_to(server, up[0].key, new.up_OR)
-        change[down[0].key] = change_to(server, down[0].key, new.down_RI)
+        up, down = (_padded(sites, letter, shares, server) for letter in ("up", "down"))
+        found += [up.covered, down.covered]
+        new = Factors(up.new, down.new)
+        change[sites[0].up.key] = change_to(server, sites[0].up.key, new.up_OR)
+        change[sites[0].down.key] = change_to(server, sites[0].down.key, new.down_RI)
         mean = beside(
             *(stacked(site.up_KOr, site.down_KrI, share_K) for site, share_K in zip(sites, shares, strict=True))
         )
@@ -132,18 +131,24 @@ def _shares(sites: Sequence[SiteClients], *, by_norm: bool) -> list[Tensor]:
     return [weight_K / total for weight_K in weights]
 
 
+class _Padded(NamedTuple):
+    """A common tensor after the round, and who covered it."""
+
+    new: Tensor
+    covered: Covered
+
+
 def _padded(
-    specs: Sequence[TensorSpec], value_of: Sequence[Tensor], shares: Sequence[Tensor], server: ServerRound
-) -> Covered:
+    sites: Sequence[SiteClients], letter: Literal["up", "down"], shares: Sequence[Tensor], server: ServerRound
+) -> _Padded:
     """Return the mean of a tensor over all clients of a site, each 0 where it has no component."""
     parts = []
-    for spec, value_K, share_K in zip(specs, value_of, shares, strict=True):
-        summed_P = (share_K @ value_K.flatten(1)).flatten()
-        parts.append(Part(places_in_common(spec, server.round_number), summed_P, 1.0, len(share_K)))
-    return padded_sum(parts, specs[0].common.num_elements)
-
-
-def _with_uncovered(key: str, covered: Covered, server: ServerRound) -> Tensor:
-    """Return the new common value: the mean, and the server's own where no client has the element."""
-    own = server.own_value(key)
-    return torch.where(covered.clients_F > 0, covered.mean_F, own.flatten()).view(own.shape)
+    for site, share_K in zip(sites, shares, strict=True):
+        spec: TensorSpec = getattr(site, letter)
+        weight = float(share_K.sum())
+        mean_P = (share_K / weight if weight else share_K) @ site.change_KP(spec)
+        parts.append(Part(places_in_common(spec, server.round_number), mean_P, weight, len(share_K)))
+    key, before = getattr(sites[0], letter).key, server.values[getattr(sites[0], letter).key].double()
+    covered = padded_change(parts, before.flatten())
+    new = torch.where(covered.clients_F > 0, before.flatten() + covered.mean_F, server.own_value(key).flatten())
+    return _Padded(new.view(before.shape), covered)
