@@ -90,12 +90,21 @@ def _one_place(
     return [f"{what} {text}" for what, is_asked in asked.items() if is_asked]
 
 
+def _something_travels(strategy: str, compare_with: tuple[str, ...], privacy: PrivacyOptions) -> list[str]:
+    """Noise on a sum of nothing protects nobody."""
+    if privacy.mechanism == "none" or "local_only" not in (strategy, *compare_with):
+        return []
+    text = f"privacy.mechanism = {privacy.mechanism} is noise on sums, and strategy local_only sends nothing"
+    return [f"{text}. Leave one of them out."]
+
+
 def _needs(methods: tuple[str, ...], heterotune: HeterotuneOptions) -> dict[str, Needs]:
     """Return what each method of a run needs; as `RunConfig.needs_of`."""
     return {name: heterotune.needs if name == "heterotune" else METHODS[name].needs for name in methods}
 
 
 METHOD_CHECKS = (
+    (_something_travels, ("strategy", "compare_with", "privacy")),
     (
         _one_place,
         ("strategy", "compare_with", "cohort", "aggregate", "misbehaviour", "privacy", "secure_aggregation"),

@@ -102,7 +102,7 @@ def noise(
 def add_noise(exact: ExactSum, noise_P: np.ndarray) -> None:
     """Add noise to a finished sum, in place. Once a round, where the sum of all ranks is."""
     assert noise_P.dtype == np.int64 and noise_P.shape == (exact.num_elements,)
-    exact.as_array()[-exact.num_elements :] += noise_P
+    exact.sum_P.numpy()[:] += noise_P
 
 
 def check_range(clip_norms: dict[str, float], noise_multiplier: float) -> None:

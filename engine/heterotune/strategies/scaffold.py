@@ -92,7 +92,9 @@ def _combine(updates: Sequence[TypeUpdate], server: ServerRound, *, learning_rat
     change: dict[str, Tensor] = {}
     mean = fedavg(updates, server).change
     for update in updates:
-        share = update.num_clients / server.num_enlisted[update.model_type]
+        share = (
+            update.weight / server.num_enlisted[update.model_type]
+        )  # clients weigh 1; with noise, all that were drawn
         for key in update.mean:
             change[key] = mean[key] * (share if key.startswith(COMMON) else learning_rate)
     return Combined(change)

@@ -83,3 +83,12 @@ def test_what_heterotune_needs_depends_on_its_options(run, options, needs):
 def test_targets_over_rounds_are_of_model_types(run):
     with pytest.raises(ConfigError, match="cmga = gradvac follows pairs over rounds, and cmga_tasks = clients"):
         parse_run({**run, "heterotune": {"cmga": "gradvac", "cmga_tasks": "clients"}})
+
+
+def test_there_is_no_noise_on_nothing(run):
+    told = (
+        "privacy.mechanism = gaussian is noise on sums, and strategy local_only sends nothing. Leave one of them out."
+    )
+    with pytest.raises(ConfigError, match=told):
+        parse_run({**run, "strategy": "local_only", "privacy": NOISE})
+    parse_run({**run, "strategy": "local_only"})

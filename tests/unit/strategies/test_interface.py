@@ -14,6 +14,7 @@ from heterotune.collective.single import SingleChannel
 from heterotune.config.schema import LocalConfig
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
+from heterotune.privacy.gaussian_mechanism import add_noise, noise
 from heterotune.round_plan import RoundPlan
 from heterotune.server import GlobalAdapters
 from heterotune.single_updates import KeptUpdates, gather_each
@@ -31,6 +32,7 @@ LAYOUT = AdapterLayout(
         TensorSpec("w", (4,), "type", "type/a/w", "g.trained", "0", "ones"),
     ),
 )
+EMPTY = AdapterLayout("a", (TensorSpec("own", (2,), "client", "", "g.own", "0"),))
 CLIENTS = (Client(3, 0, 10), Client(7, 0, 30))
 
 
@@ -159,6 +161,7 @@ def test_a_model_type_of_which_no_client_counts_is_left_out():
 def test_nothing_to_send_is_a_sum_of_nothing():
     exact = ExactSum(0)
     exact.add(torch.empty(2, 0), torch.tensor([0.25, 0.75], dtype=torch.float64), [3, 7])
+    add_noise(exact, noise(EMPTY, {}, noise_multiplier=1.0, num_clients=2, run_seed=1, round_number=1))
     assert exact.finish(num_clients=2).numel() == 0
     kept = KeptUpdates()
     kept.add(torch.empty(2, 0), torch.zeros(2), [3, 7])
