@@ -187,12 +187,13 @@ def _write_csv(sums: Sums) -> None:
 
 def _table(sums: Sums) -> Table:
     table = Table(title=_TITLES[sums.file])
-    for row in sums.rows[:1] or sums.totals[:1]:
+    rows = [*sums.rows, *(_labelled(total, sums.by) for total in sums.totals if sums.by)] or sums.totals
+    for row in rows[:1]:
         for name in row:
             if name != "full_model_bytes":
                 is_word = name in ("strategy", "type", "direction", "group", "what")
                 table.add_column(name.replace("_", " "), justify="left" if is_word else "right")
-    for row in [*sums.rows, *(_labelled(total, sums.by) for total in sums.totals if sums.by)]:
+    for row in rows:
         table.add_row(*_cells(row))
     return table
 

@@ -220,3 +220,7 @@ def test_a_strategy_that_sends_nothing_is_said_to(run_dir):
     (run_dir / "ledger.jsonl").write_text("")
     done = ledger(run_dir)
     assert done.exit_code == 0 and "heterotune: ledger.jsonl is empty: this strategy sends nothing" in done.stdout
+    (run_dir / "compare" / "fedavg_lora" / "ledger.jsonl").write_text("")
+    lines = ledger(run_dir).stdout.splitlines()
+    heading = next(line for line in lines if "direction" in line)
+    assert "type" in heading and sum(" all " in line for line in lines) == 2
