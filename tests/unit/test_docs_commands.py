@@ -36,6 +36,7 @@ OTHERS = {
     r"mkdir -p RUN_DIR/logs": "tests/cluster/test_launchers.py",
     r"cp RUN.yaml RUN_DIR/config.yaml": "tests/cluster/test_launchers.py",
     r"qsub .*": "needs PBS",
+    r"HF_HOME=\S+ hf download .*": "needs a network",
     r"lm_eval run .*": "tests/unit/export/test_lm_eval.py",
     r"tensorboard --logdir runs": "tests/unit/test_evaluation_page.py",
 }
@@ -49,6 +50,9 @@ PLACES = {
     r"\bRUN\.yaml\b": "run.yaml",
 }
 """What pages write for something of the reader's -> what is there in this test."""
+
+NEEDS_DATA = (r"(data|run) launch/runs/\w+\.yaml --set data\.root=FOLDER.*", "tests/unit/data/test_data_page.py")
+"""Commands of ours that are about data of the reader's, and the test that holds them against what they say then."""
 
 MAY_END_WITH = {"plan": {0, 1}}
 """Exit codes other than 0 that are answers."""
@@ -150,6 +154,9 @@ def placed(word: str) -> str:
 @pytest.mark.parametrize("command", OURS, ids=lambda command: f"{command.page}: {' '.join(command.words)}")
 def test_a_command_of_ours_runs(command: Command, reader: Path) -> None:
     words = [placed(word) for word in command.words[1:]]
+    if re.fullmatch(NEEDS_DATA[0], " ".join(words)):
+        assert (ROOT / NEEDS_DATA[1]).is_file()
+        return
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code in MAY_END_WITH.get(words[0], {0}), done.output
 
