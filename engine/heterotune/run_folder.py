@@ -194,7 +194,10 @@ class RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # what a new file has here; safetensors lets nobody else read its own
             yield temporary
+            temporary.chmod(mode)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

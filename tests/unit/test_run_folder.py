@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from heterotune.config.load import load_run, parse_run
 from heterotune.config.schema import RunConfig
@@ -137,3 +139,9 @@ def test_the_first_failing_rank_wins(folder: RunFolder) -> None:
 
 def test_log_path_names_the_rank(folder: RunFolder) -> None:
     assert folder.log_path(3).name == "rank-0003.log"
+
+
+def test_others_may_read_what_safetensors_writes(folder: RunFolder) -> None:
+    with folder.writing("adapters/small.safetensors") as path:
+        save_file({"w": torch.zeros(1)}, path)
+    assert (folder.path / "adapters" / "small.safetensors").stat().st_mode == folder.config_path.stat().st_mode
