@@ -119,6 +119,11 @@ class ChunkTraining:
         """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""
         return self._bank(place, [self._store.load(NO_CLIENT, self._adapters.layouts[place])], frame)
 
+    def personal_bank(self, place: int, client_ids: Sequence[int]) -> Bank:
+        """Return clients' own adapters: the common values and each client's own tensors, as they are now."""
+        personal = [self._store.load(client_id, self._adapters.layouts[place]) for client_id in client_ids]
+        return self._bank(place, personal, self.frames[place])
+
     def _bank(self, place: int, personal: Sequence[Mapping[str, Tensor]], frame: HeadFrame | None) -> Bank:
         """Return a model type's adapters as clients with these personal tensors begin with them."""
         return stack_clients(
@@ -129,12 +134,6 @@ class ChunkTraining:
             head_frame=frame,
             base=self._adapters.base.of_model_type(place),
         )
-
-    def personal_bank(self, place: int, client_ids: Sequence[int]) -> Bank:
-        """Return clients' own adapters: the common values and each client's own tensors, as they are now."""
-        layout, device = self._adapters.layouts[place], self._federation.backbones[place].device
-        personal = [self._store.load(client_id, layout) for client_id in client_ids]
-        return stack_clients(layout, self._adapters.shared, personal, device=device, head_frame=self.frames[place])
 
     def _train_phase(self, round_number: int, chunk: Chunk, prepared: PreparedChunk) -> AbstractContextManager[None]:
         """Record a chunk's training; chunks of one model type and of about one size need the same memory."""
