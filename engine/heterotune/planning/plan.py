@@ -29,17 +29,18 @@ PLANNED_STRATEGIES = (
     "fedadam",
     "fedyogi",
     "ffa_lora",
+    "flexlora",
+    "hetlora",
+    "heterofl",
+    "fedrolex",
     "inclusivefl",
 )
+_CATCHING_UP = "what a client downloads depends on the rounds since it last took part"
 NOT_PLANNED = {
     "fedavg_full": "what training a whole model needs is not modelled",
     "centralised": "its one client of each model type makes other chunks and steps than a cohort",
-    "fedex_lora": "changes of frozen weights are not modelled",
-    "flora": "changes of frozen weights are not modelled",
-    "flexlora": "single updates at the root are not modelled",
-    "hetlora": "parts of common tensors are not modelled",
-    "heterofl": "parts of common tensors are not modelled",
-    "fedrolex": "parts of common tensors are not modelled",
+    "fedex_lora": _CATCHING_UP,
+    "flora": _CATCHING_UP,
     "depthfl": "answers before the last layer are not modelled",
     "fedproto": "its prototypes are as many as the data's classes, and a plan reads no data",
 }
