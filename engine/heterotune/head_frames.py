@@ -6,7 +6,7 @@ gradients with respect to the shared core point the same way (near 0 would mean 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -22,10 +22,42 @@ from heterotune.backbone.load import Backbone
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.config.schema import HeterotuneOptions
 from heterotune.data.tokenizing import IGNORED, Rows
+from heterotune.federation import Federation
 from heterotune.training.objective import ChunkBatch, client_losses
 
 ROWS_PER_PASS = 16
 GRADIENT_ROWS = 4
+
+
+def align_and_diagnose(
+    federation: Federation,
+    attached: Sequence[AttachedAdapter],
+    head: HeadBranch,
+    global_bank: Callable[[int, HeadFrame], Bank],
+) -> tuple[list[HeadFrame], list[dict[str, Any]]]:
+    """Find every type's frame, and how well the types agree. Every rank must call this.
+
+    Args:
+        federation: Backbones, public rows and channel.
+        attached: The adapters of each model type on its backbone.
+        head: Shape of the branch.
+        global_bank: Makes a model type's global adapter with a frame: (place, frame) -> bank.
+
+    Returns:
+        The frames, and what to log of them.
+    """
+    assert federation.public is not None
+    frames, correlation = align_heads(
+        federation.backbones,
+        federation.public,
+        head,
+        federation.config.heterotune,
+        federation.channel,
+        run_seed=federation.config.seed,
+    )
+    banks = [global_bank(place, frame) for place, frame in enumerate(frames)]
+    cosines = gradient_cosines(federation.backbones, attached, banks, federation.public)
+    return frames, [{"name": "alignment/correlation", "value": correlation, "unit": "correlation"}, *cosines]
 
 
 def align_heads(

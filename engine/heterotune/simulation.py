@@ -29,14 +29,14 @@ from heterotune.collective.channel import ROOT
 from heterotune.collective.ledger import Ledger
 from heterotune.downlink import Downlink
 from heterotune.errors import RunStopped
-from heterotune.evaluation.heldout import HeldoutEvaluation
+from heterotune.evaluation.heldout import heldout_of_types
 from heterotune.evaluation.probes import gather_scores
 from heterotune.federation import Federation
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import form_chunks
 from heterotune.fleet.clients import clients_of_types, sample_cohort
 from heterotune.fleet.misbehaviour import absences
-from heterotune.head_frames import align_heads, gradient_cosines
+from heterotune.head_frames import align_and_diagnose
 from heterotune.journal import Journal
 from heterotune.leaving import Leaving
 from heterotune.memory_attribution import attribute_messages, attribute_strategy
@@ -82,7 +82,13 @@ class Simulation:
             ]
             start = read_starts(self.config.fleet, self.layouts, strategy.name) if saved is None else {}
             self.adapters = GlobalAdapters(self.layouts, run_seed=self.config.seed, start=start)
-            self.heldout = self._heldout()
+            self.heldout = heldout_of_types(
+                [federation.data_of(place) for place in range(len(self.layouts))],
+                [federation.questions_of(place) for place in range(len(self.layouts))],
+                self.config.evaluate,
+                clients_of_types(federation.clients, len(self.layouts)),
+                federation.device,
+            )
             self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
             self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)
         for told in strategy.warnings if journal.is_root else ():
@@ -110,7 +116,7 @@ class Simulation:
         self.server_state: Mapping[str, torch.Tensor] = {}  # on the ranks that combine
         self.rounds_done = 0
         self._forget_what_came_after(saved)
-        self.frames = self.training.frames = self._frames(saved)
+        self.frames = self.training.frames = self._saved_frames(saved) if saved else self._align()
         self.downlink = Downlink(self.layouts, self.frames)
         different = {id(heldout): heldout for heldout in self.heldout}.values()
         batches = [batch for heldout in different for batch in heldout.batches]
@@ -284,28 +290,25 @@ class Simulation:
         }
         return Checkpoint(self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER)
 
-    def _heldout(self) -> list[HeldoutEvaluation]:
-        """Return what is measured on held-out rows for each model type; types with one tokenizer have it in common."""
-        federation, places = self.federation, range(len(self.layouts))
-        clients = clients_of_types(federation.clients, len(self.layouts))
-        made: dict[int, HeldoutEvaluation] = {}
-        for place in places:
-            data, questions = federation.data_of(place), federation.questions_of(place)
-            if id(data) not in made:
-                made[id(data)] = HeldoutEvaluation(data, questions, self.config.evaluate, clients, federation.device)
-        return [made[id(federation.data_of(place))] for place in places]
-
-    def _frames(self, saved: Checkpoint | None) -> list[HeadFrame | None]:
-        """Return the frozen part of every type's head branch: as saved, else by alignment."""
+    def _align(self) -> list[HeadFrame | None]:
+        """Find the frozen part of every type's head branch on public text, if there is one."""
         if self.layouts[0].head is None:
             return [None] * len(self.layouts)
-        if saved is None:
-            return self._align()
-        return [
-            HeadFrame(
-                *(saved.tensors[f"frames/{place}/{field.name}"].to(backbone.device) for field in fields(HeadFrame))
+        with self.journal.phase("align"):
+            frames, metrics = align_and_diagnose(
+                self.federation, self.attached, self.layouts[0].head, self.training.global_bank
             )
-            for place, backbone in enumerate(self.federation.backbones)
+        self.journal.metrics(0, metrics)
+        return frames
+
+    def _saved_frames(self, saved: Checkpoint) -> list[HeadFrame | None]:
+        """Return the frozen part of every type's head branch as it was, if there is one."""
+        if self.layouts[0].head is None:
+            return [None] * len(self.layouts)
+        devices = [backbone.device for backbone in self.federation.backbones]
+        return [
+            HeadFrame(*(saved.tensors[f"frames/{place}/{field.name}"].to(device) for field in fields(HeadFrame)))
+            for place, device in enumerate(devices)
         ]
 
     def _forget_what_came_after(self, saved: Checkpoint | None) -> None:
@@ -329,25 +332,6 @@ class Simulation:
         }
         self.adapters.base.restore(saved)
         self.downlink.restore(saved.tensors, self.adapters.base)
-
-    def _align(self) -> list[HeadFrame]:
-        """Find the frozen part of every type's head branch on public text, and log how well the types agree."""
-        federation = self.federation
-        assert federation.public is not None
-        with self.journal.phase("align"):
-            frames, correlation = align_heads(
-                federation.backbones,
-                federation.public,
-                self.layouts[0].head,
-                self.config.heterotune,
-                self.channel,
-                run_seed=self.config.seed,
-            )
-            banks = [self.training.global_bank(place, frame) for place, frame in enumerate(frames)]
-            cosines = gradient_cosines(federation.backbones, self.attached, banks, federation.public)
-        entry = {"name": "alignment/correlation", "value": correlation, "unit": "correlation"}
-        self.journal.metrics(0, [entry, *cosines])
-        return frames
 
     def _server_round(self, round_number: int) -> ServerRound:
         """Return what the strategy may know when it combines a round's updates."""

@@ -188,6 +188,29 @@ class HeldoutEvaluation:
         return [(client, rows) for client, rows in found if len(rows)]
 
 
+def heldout_of_types(
+    data_of_type: Sequence[FederatedData],
+    questions_of_type: Sequence[Questions],
+    options: EvaluateConfig,
+    clients_of_type: Sequence[Sequence[int]],
+    device: torch.device,
+) -> list[HeldoutEvaluation]:
+    """Return what is measured for each model type; types that see the same data have it in common.
+
+    Args:
+        data_of_type: Held-out rows in each model type's tokens.
+        questions_of_type: What their documents ask, in the same tokens.
+        options: As for `HeldoutEvaluation`; so are the clients and the device.
+        clients_of_type: The clients of each model type.
+        device: Where the backbones run.
+    """
+    made: dict[int, HeldoutEvaluation] = {}
+    for data, questions in zip(data_of_type, questions_of_type, strict=True):
+        if id(data) not in made:
+            made[id(data)] = HeldoutEvaluation(data, questions, options, clients_of_type, device)
+    return [made[id(data)] for data in data_of_type]
+
+
 def _mean_loss(probe: Probe, scores: Sequence[PassScore]) -> float:
     """Return the loss per token over passes, in nats, added in their order."""
     tokens = [int(row_pass.batch.num_targets_K.item()) for row_pass in probe.passes]
