@@ -6,7 +6,7 @@
 
 Every cell is a run of its own in OUTPUT/METHOD/seed-N. What is done is not done again, and a run that stopped goes on,
 so the same command brings an interrupted grid to its end; it writes OUTPUT/table.csv and table.md each time, from the
-cells that are done.
+cells that are done. OUTPUT/asked keeps what each cell was asked for: other settings want another OUTPUT.
 
 Columns: mean and standard deviation over seeds of the mean over model types (of a personal method: of each client's own
 model on its own held-out rows), the same of the worst model type, and what a method gains over `--baseline` seed by
@@ -26,7 +26,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY / "tools" / "benchmarks"), str(REPOSITORY / "engine")]
 
-from heterotune.config.load import load_run  # noqa: E402
+from heterotune.config.load import dump_run, load_run  # noqa: E402
 from heterotune.config.methods import METHODS  # noqa: E402
 from heterotune.config.schema import RunConfig  # noqa: E402
 from heterotune.errors import HeterotuneError, LaunchError  # noqa: E402
@@ -50,6 +50,11 @@ class Cell:
     folder: Path
 
     @property
+    def asked(self) -> Path:
+        """The run that it was asked for, before "auto" became something; there once the cell was begun or submitted."""
+        return self.folder.parents[1] / "asked" / f"{self.method}-seed-{self.seed}.yaml"
+
+    @property
     def is_done(self) -> bool:
         """Whether its run has come to its end."""
         return self.folder.is_dir() and RunFolder.open(self.folder).find_summary() is not None
@@ -71,16 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         cells = grid(options.output, options.strategies, options.seeds)
+        configs = {cell: config_of(options.run_yaml, options.overrides, cell) for cell in cells}
+        check_asked(configs)
         if options.slurm:
-            _submit(options, cells)
+            _submit(options, configs)
         else:
-            _run_missing(options, cells)
+            run_missing(configs, options.ranks)
         rows = table({cell: read_outcome(cell) for cell in cells if cell.is_done}, options.baseline)
     except HeterotuneError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     if rows:
-        _write(options.output, rows)
+        write_tables(options.output, rows)
     missing = [cell for cell in cells if not cell.is_done]
     for cell in missing:
         print(f"not done: {cell.method}, seed {cell.seed}: {cell.folder}")
@@ -148,45 +155,83 @@ def _last(record: StrategyRecord, name: str) -> dict[str, float]:
     return {model_type: curve.last[1] for model_type, curve in record.metrics.by(name, "model_type").items()}
 
 
-def _run_missing(options: argparse.Namespace, cells: Sequence[Cell]) -> None:
+def check_asked(configs: Mapping[Cell, RunConfig]) -> None:
+    """Refuse to mix runs of unlike settings in one table.
+
+    Raises:
+        LaunchError: If a cell was begun with other settings; names all such cells.
+    """
+    others = [
+        str(cell.folder)
+        for cell, config in configs.items()
+        if cell.asked.exists() and cell.asked.read_text(encoding="utf-8") != dump_run(config)
+    ]
+    if others:
+        raise LaunchError(f"{', '.join(others)}: begun with other settings. Restore those, or name another --output.")
+
+
+def run_missing(configs: Mapping[Cell, RunConfig], num_ranks: int) -> None:
     """Run on this machine what is not done, one cell after the other.
 
     Raises:
         LaunchError: If a run fails; those before it are done.
     """
-    for cell in cells:
-        config = config_of(options.run_yaml, options.overrides, cell)  # all are checked, also those that are done
+    for cell, config in configs.items():
         if cell.is_done:
             continue
         print(f"{cell.method}, seed {cell.seed} ...", flush=True)
-        is_new = not cell.folder.exists()
-        if is_new:
-            cell.folder.mkdir(parents=True)
-            RunFolder.open(cell.folder).log_folder.mkdir()
-            RunFolder.open(cell.folder).write_config(config)
-        folder = RunFolder.open(cell.folder)
-        code = run_local(folder, options.ranks, threads_per_rank=config.threads_per_rank, resume=not is_new)
+        is_new = not cell.asked.exists()
+        folder = _begin(cell, config) if is_new else RunFolder.open(cell.folder)
+        code = run_local(folder, num_ranks, threads_per_rank=config.threads_per_rank, resume=not is_new)
         if code != 0:
             raise LaunchError(f"{cell.folder}: the run ended with exit code {code}.\n{failure_text(folder)}")
 
 
-def _submit(options: argparse.Namespace, cells: Sequence[Cell]) -> None:
-    """Submit one Slurm array for each method that has none yet."""
-    for method in dict.fromkeys(cell.method for cell in cells):
-        mine = [cell for cell in cells if cell.method == method]
-        if any(cell.folder.exists() for cell in mine):
-            continue
-        seeds = ",".join(str(cell.seed) for cell in mine)
-        settings = [*options.overrides, f"strategy={method}", "compare_with=[]"]
-        command = [sys.executable, "-c", "from heterotune.cli import main; main()", "submit"]
-        command += [str(options.run_yaml), "--array", seeds]
-        command += ["--run-dir", str(mine[0].folder.parent), *(f"--set={setting}" for setting in settings)]
-        command += options.slurm_options
-        if subprocess.run(command).returncode != 0:
-            raise LaunchError(f"{method}: heterotune submit refused the job.")
+def _begin(cell: Cell, config: RunConfig) -> RunFolder:
+    """Make a cell's run folder; whoever is interrupted here begins again."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder.open(cell.folder)
+    folder.log_folder.mkdir(exist_ok=True)
+    folder.write_config(config)
+    _note_asked(cell, config)
+    return folder
 
 
-def _write(output: Path, rows: Sequence[Mapping[str, object]]) -> None:
+def _note_asked(cell: Cell, config: RunConfig) -> None:
+    cell.asked.parent.mkdir(parents=True, exist_ok=True)
+    cell.asked.write_text(dump_run(config), encoding="utf-8")
+
+
+def _submit(options: argparse.Namespace, configs: Mapping[Cell, RunConfig]) -> None:
+    """Submit what was not yet: a new method as one array, and each seed that is added later as a job of its own.
+
+    Raises:
+        LaunchError: If a job is refused; those before it are submitted.
+    """
+    for method in dict.fromkeys(cell.method for cell in configs):
+        mine = [cell for cell in configs if cell.method == method and not cell.asked.exists()]
+        folder = options.output / method
+        jobs = [[cell] for cell in mine] if folder.exists() else [mine]
+        for cells in filter(None, jobs):
+            if subprocess.run(submit_command(options, cells, as_array=not folder.exists())).returncode != 0:
+                raise LaunchError(f"{method}: heterotune submit refused the job.")
+            for cell in cells:
+                _note_asked(cell, configs[cell])
+
+
+def submit_command(options: argparse.Namespace, cells: Sequence[Cell], *, as_array: bool) -> list[str]:
+    """Return the command that submits cells of one method; all of them as one array, or the only one."""
+    settings = [*options.overrides, f"strategy={cells[0].method}", "compare_with=[]"]
+    where = ["--run-dir", str(cells[0].folder)]
+    if as_array:
+        where = ["--run-dir", str(cells[0].folder.parent), "--array", ",".join(str(cell.seed) for cell in cells)]
+    else:
+        settings.append(f"seed={cells[0].seed}")
+    command = [sys.executable, "-c", "from heterotune.cli import main; main()", "submit", str(options.run_yaml)]
+    return [*command, *where, *(f"--set={setting}" for setting in settings), *options.slurm_options]
+
+
+def write_tables(output: Path, rows: Sequence[Mapping[str, object]]) -> None:
     from tables import write_table
 
     write_table(output / "table.csv", rows, __doc__.splitlines()[-4:])
