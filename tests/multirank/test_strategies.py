@@ -1,4 +1,6 @@
-"""Every method, found by enumeration: the same bits on any number of ranks and after a resume, and it learns.
+"""Every method, found by enumeration: the same bits on any number of ranks and after a resume, and its plan's bytes.
+
+What each learns, and what docs say of its bytes, is in test_every_strategy_learns.py.
 
 A job runs all methods one after the other (`compare_with`), so that starting processes is paid for once.
 """
@@ -19,7 +21,6 @@ from heterotune.planning.cluster import Cluster
 from heterotune.planning.plan import PLANNED_STRATEGIES, setting_of
 
 MODEL = "random:hidden_size=16,intermediate_size=24,num_attention_heads=2,vocab_size=2048"
-# A step at the server of FedAdam and its like is about server_learning_rate for every element, whatever clients did.
 OF_METHOD = {name: {"adapter_rank": 2} for name in METHODS if name != "fedavg_full"} | {
     # Single updates at the root; the default, without them, is in test_whole_run.py and test_resume.py.
     "heterotune": {
@@ -39,7 +40,12 @@ RUN = {
         {"name": "a", "model": f"{MODEL},num_hidden_layers=2", "clients": 3},
         {"name": "a-half", "model": f"{MODEL},num_hidden_layers=1", "clients": 2, "siblings_of": "a", "layers": [1]},
     ],
-    "data": {"fields": {"text": "text"}, "partition": {"by": "natural", "key": "owner"}, "max_tokens": 16},
+    "data": {
+        "fields": {"text": "text", "label": "owner"},  # fedproto needs classes
+        "loss": "all",
+        "partition": {"by": "natural", "key": "owner"},
+        "max_tokens": 16,
+    },
     "cohort": {"fraction": 0.7},
     "local": {"steps": 3, "batch_size": 2, "learning_rate": 2e-2},
     "strategy": "heterotune",
@@ -51,10 +57,6 @@ RUN = {
     "evaluate": {"max_rows": 8, "batch_size": 8},
 }
 RESULTS = ("loss", "perplexity", "cmga")
-STAYS = {"local_only": "its common values are those of before round 1: what counts is each client's own model"}
-"""Methods whose global adapters need not get better, and why."""
-PLAIN_LORA = ("fedavg_lora", "fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
-"""Methods whose clients send what FedAvg's on LoRA do."""
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +118,6 @@ def test_two_ranks_then_four_in_a_resumed_run_come_to_the_bits_of_one(work, on_o
         assert all(found[name] == wanted[name] for name in wanted), method
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_held_out_loss_falls(on_one_rank, method):
-    part = on_one_rank if method == "heterotune" else on_one_rank / "compare" / method
-    model_types = json.loads((part / "summary.json").read_text())["model_types"]
-    fell = {name: told["loss_after"] < told["loss_before"] for name, told in model_types.items()}
-    assert set(fell.values()) == {method not in STAYS}, fell
-
-
 @pytest.mark.parametrize("method", PLANNED_STRATEGIES)
 def test_the_plans_client_bytes_are_those_of_the_ledger(on_one_rank, run_file, method):
     part = on_one_rank if method == "heterotune" else on_one_rank / "compare" / method
@@ -135,19 +129,3 @@ def test_the_plans_client_bytes_are_those_of_the_ledger(on_one_rank, run_file, m
         name, group = entry["model_type"], entry["group"]
         of_direction = told.up if entry["direction"] == "up" else told.down
         assert entry["bytes"] == of_direction[name].get(group, told.down_once[name].get(group)), entry
-
-
-def test_the_documented_bytes_of_a_client(on_one_rank):
-    """docs/strategies.md: L elements of plain LoRA, L_U of U alone, 32 bytes for each message."""
-    rank, width, inner = 2, 16, 24
-    widths = [(width, width)] * 4 + [(width, inner)] * 2 + [(inner, width)]  # (d_in, d_out) of a layer's linears
-    plain = sum(rank * (d_in + d_out) for d_in, d_out in widths)
-    up = sum(rank * d_out for _, d_out in widths)
-    for num_layers, model_type in ((2, "a"), (1, "a-half")):
-        expected = {name: 32 + 4 * num_layers * plain for name in PLAIN_LORA}
-        expected |= {"scaffold": 2 * (32 + 4 * num_layers * plain), "ffa_lora": 32 + 4 * num_layers * up}
-        expected |= {"local_only": 0, "centralised": 0}
-        for method, num_bytes in expected.items():
-            summary = json.loads((on_one_rank / "compare" / method / "summary.json").read_text())
-            told = summary["model_types"][model_type]
-            assert told["up_bytes_per_client_round"] == told["down_bytes_per_client_round"] == num_bytes, method
