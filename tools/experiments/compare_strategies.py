@@ -9,8 +9,9 @@ so the same command brings an interrupted grid to its end; it writes OUTPUT/tabl
 cells that are done. OUTPUT/asked keeps what each cell was asked for: other settings want another OUTPUT.
 
 Columns: mean and standard deviation over seeds of the mean over model types (of a personal method: of each client's own
-model on its own held-out rows), the same of the worst model type, and what a method gains over `--baseline` seed by
-seed: points of accuracy, or nats per token of loss where there is no accuracy; more is better.
+model on its own held-out rows; empty where data.heldout leaves clients none), the same of the worst model type, and
+what a method gains over `--baseline` seed by seed: points of accuracy, or nats per token of loss where there is no
+accuracy; more is better.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of a cell; losses in nats per token, accuracies as shares, by model type."""
+    """What came out of a cell; losses in nats per token, accuracies as shares, by model type; empty if not known."""
 
     loss: Mapping[str, float]
     accuracy: Mapping[str, float]
@@ -105,13 +106,18 @@ def config_of(run_yaml: Path, overrides: Sequence[str], cell: Cell) -> RunConfig
 
 
 def read_outcome(cell: Cell) -> Outcome:
-    """Return what came out of a run that has ended."""
+    """Return what came out of a run that has ended.
+
+    Where clients have models of their own but no held-out rows of their own, nothing is known of what they learnt: the
+    common adapter is what it was, and its loss would be a wrong answer.
+    """
     (record,) = read_run(cell.folder).strategies
-    personal = _last(record, "loss/personal")
+    kind = "personal" if _last(record, "loss/personal") else "eval"
+    known = kind == "personal" or _has_moved(record)
     types = record.summary["model_types"].values()
     return Outcome(
-        personal or _last(record, "loss/eval"),
-        _last(record, "accuracy/personal" if personal else "accuracy/eval"),
+        _last(record, f"loss/{kind}") if known else {},
+        _last(record, f"accuracy/{kind}") if known else {},
         statistics.fmean(of_type["up_bytes_per_client_round"] for of_type in types),
         statistics.fmean(of_type["down_bytes_per_client_round"] for of_type in types),
         record.summary["seconds_per_round"],
@@ -124,11 +130,11 @@ def table(outcomes: Mapping[Cell, Outcome], baseline: str) -> list[dict[str, obj
     rows = []
     for method in dict.fromkeys(cell.method for cell in outcomes):
         mine = {cell.seed: outcome for cell, outcome in outcomes.items() if cell.method == method}
-        gains = [gain(outcome, of_baseline[seed]) for seed, outcome in mine.items() if seed in of_baseline]
-        found = list(mine.values())
+        gains = [gain(one, of_baseline[seed]) for seed, one in mine.items() if seed in of_baseline and one.loss]
+        found, known = list(mine.values()), [one for one in mine.values() if one.loss]
         row: dict[str, object] = {"method": method, "form": METHODS[method].form, "seeds": len(mine)}
-        row |= _spread("loss", [statistics.fmean(one.loss.values()) for one in found])
-        row |= _spread("worst_type_loss", [max(one.loss.values()) for one in found])
+        row |= _spread("loss", [statistics.fmean(one.loss.values()) for one in known])
+        row |= _spread("worst_type_loss", [max(one.loss.values()) for one in known])
         row |= _spread("accuracy", [statistics.fmean(one.accuracy.values()) for one in found if one.accuracy])
         row |= _spread(f"gain_over_{baseline}", gains)
         for name in ("up_bytes", "down_bytes", "seconds_per_round"):
@@ -153,6 +159,12 @@ def _spread(name: str, values: Sequence[float]) -> dict[str, object]:
 def _last(record: StrategyRecord, name: str) -> dict[str, float]:
     """Return model type -> the last value of a metric."""
     return {model_type: curve.last[1] for model_type, curve in record.metrics.by(name, "model_type").items()}
+
+
+def _has_moved(record: StrategyRecord) -> bool:
+    """Whether any model type's common adapter is another than before round 1."""
+    curves = record.metrics.by("loss/eval", "model_type").values()
+    return any(curve.first[1] != curve.last[1] for curve in curves)
 
 
 def check_asked(configs: Mapping[Cell, RunConfig]) -> None:

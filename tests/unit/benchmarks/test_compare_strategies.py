@@ -104,14 +104,17 @@ def test_the_table_pairs_seeds_and_says_how_far_they_spread(grid, configs):
     assert (flora["up_bytes"], flora["down_bytes"], flora["seconds_per_round"]) == (10.0, 20.0, 0.5)
     (alone,) = grid.table({cell: one for cell, one in found.items() if cell.method == "flora"}, "fedavg_lora")
     assert alone["gain_over_fedavg_lora"] == ""
+    (unknown,) = grid.table({cell: outcome(grid) for cell in configs if cell.method == "flora"}, "flora")
+    assert (unknown["loss"], unknown["worst_type_loss"], unknown["gain_over_flora"]) == ("", "", "")
 
 
-@pytest.mark.parametrize(("kind", "wanted"), [("eval", 2.0), ("personal", 1.0)])
+@pytest.mark.parametrize(("kind", "wanted"), [("eval", {"a": 2.0}), ("personal", {"a": 1.0}), ("unmoved", {})])
 def test_the_last_values_of_a_run_count_and_a_personal_methods_own_models(grid, tmp_path, kind, wanted):
     cell = grid.Cell("local_only", 1, tmp_path / "seed-1")
     cell.folder.mkdir()
     metrics = [
-        {"round": number, "name": "loss/eval", "model_type": "a", "value": 3.0 - number} for number in (0, 1)
+        {"round": number, "name": "loss/eval", "model_type": "a", "value": 3.0 - number * (kind != "unmoved")}
+        for number in (0, 1)
     ] + [{"round": 1, "name": "accuracy/eval", "value": 0.9}]
     if kind == "personal":
         metrics.append({"round": 1, "name": "loss/personal", "model_type": "a", "value": 1.0})
@@ -120,7 +123,7 @@ def test_the_last_values_of_a_run_count_and_a_personal_methods_own_models(grid, 
     summary = {"strategy": "local_only", "model_types": {"a": of_type}, "seconds_per_round": 1.5, "compare": {}}
     (cell.folder / "summary.json").write_text(json.dumps(summary))
     found = grid.read_outcome(cell)
-    assert found == grid.Outcome({"a": wanted}, {}, 7, 9, 1.5)
+    assert found == grid.Outcome(wanted, {}, 7, 9, 1.5)
 
 
 def test_what_is_done_stays_and_what_was_begun_goes_on(grid, configs, ranks):
