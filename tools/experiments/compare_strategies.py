@@ -87,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HeterotuneError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
     if rows:
         write_tables(options.output, rows)
     missing = [cell for cell in cells if not cell.is_done]

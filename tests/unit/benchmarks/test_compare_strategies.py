@@ -141,6 +141,15 @@ def test_what_is_done_stays_and_what_was_begun_goes_on(grid, configs, ranks):
     ]
 
 
+def test_ctrl_c_ends_the_grid_and_says_how_to_go_on(grid, run_yaml, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(grid, "run_local", interrupted)
+    assert grid.main([str(run_yaml), "--strategies", "flora", "--output", str(tmp_path / "out")]) == 130
+    assert "Interrupted; the same command goes on from here." in capsys.readouterr().err
+
+
 def test_a_cell_that_was_interrupted_before_it_began_begins(grid, configs, ranks):
     next(iter(configs)).folder.mkdir(parents=True)
     grid.run_missing(configs, 1)
