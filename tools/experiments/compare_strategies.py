@@ -9,9 +9,9 @@ so the same command brings an interrupted grid to its end; it writes OUTPUT/tabl
 cells that are done. OUTPUT/asked keeps what each cell was asked for: other settings want another OUTPUT.
 
 Columns: mean and standard deviation over seeds of the mean over model types (of a personal method: of each client's own
-model on its own held-out rows; empty where data.heldout leaves clients none), the same of the worst model type, and
-what a method gains over `--baseline` seed by seed: points of accuracy, or nats per token of loss where there is no
-accuracy; more is better.
+model on its own held-out rows; empty where data.heldout leaves clients none), the same of the worst model type, of the
+mean over clients of each one's own held-out rows, and what a method gains over `--baseline` seed by seed on those rows,
+which are the same for all: points of accuracy, or nats per token of loss where there is no accuracy; more is better.
 """
 
 from __future__ import annotations
@@ -63,10 +63,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of a cell; losses in nats per token, accuracies as shares, by model type; empty if not known."""
+    """What came out of a cell; losses in nats per token, accuracies as shares.
+
+    Attributes:
+        loss: By model type; empty if not known.
+        accuracy: The same.
+        own_loss: Mean over clients of the loss on each one's own held-out rows, by the model that it would use; these
+            rows are the same for every method. None where clients have no such rows.
+        own_accuracy: The same.
+        up_bytes: Of a client in a round in which it sends, mean over model types.
+        down_bytes: The same, down.
+        seconds_per_round: Wall time.
+    """
 
     loss: Mapping[str, float]
     accuracy: Mapping[str, float]
+    own_loss: float | None
+    own_accuracy: float | None
     up_bytes: float
     down_bytes: float
     seconds_per_round: float
@@ -121,6 +134,8 @@ def read_outcome(cell: Cell) -> Outcome:
     return Outcome(
         _last(record, f"loss/{kind}") if known else {},
         _last(record, f"accuracy/{kind}") if known else {},
+        _of_clients(record, "loss", kind),
+        _of_clients(record, "accuracy", kind),
         statistics.fmean(of_type["up_bytes_per_client_round"] for of_type in types),
         statistics.fmean(of_type["down_bytes_per_client_round"] for of_type in types),
         record.summary["seconds_per_round"],
@@ -139,6 +154,7 @@ def table(outcomes: Mapping[Cell, Outcome], baseline: str) -> list[dict[str, obj
         row |= _spread("loss", [statistics.fmean(one.loss.values()) for one in known])
         row |= _spread("worst_type_loss", [max(one.loss.values()) for one in known])
         row |= _spread("accuracy", [statistics.fmean(one.accuracy.values()) for one in found if one.accuracy])
+        row |= _spread("own_rows_loss", [one.own_loss for one in known if one.own_loss is not None])
         row |= _spread(f"gain_over_{baseline}", gains)
         for name in ("up_bytes", "down_bytes", "seconds_per_round"):
             row[name] = round(statistics.fmean(getattr(one, name) for one in found), 3)
@@ -147,10 +163,24 @@ def table(outcomes: Mapping[Cell, Outcome], baseline: str) -> list[dict[str, obj
 
 
 def gain(outcome: Outcome, baseline: Outcome) -> float:
-    """Return what one run has over another: points of accuracy if both have one, else nats per token of loss."""
+    """Return what one run has over another: points of accuracy if both have one, else nats per token of loss.
+
+    On the same rows, clients' own, where there are such; else on what each was measured on.
+    """
+    if outcome.own_accuracy is not None and baseline.own_accuracy is not None:
+        return 100 * (outcome.own_accuracy - baseline.own_accuracy)
     if outcome.accuracy and baseline.accuracy:
         return 100 * (statistics.fmean(outcome.accuracy.values()) - statistics.fmean(baseline.accuracy.values()))
+    if outcome.own_loss is not None and baseline.own_loss is not None:
+        return baseline.own_loss - outcome.own_loss
     return statistics.fmean(baseline.loss.values()) - statistics.fmean(outcome.loss.values())
+
+
+def _of_clients(record: StrategyRecord, metric: str, kind: str) -> float | None:
+    """Return the mean over clients of what each has on its own held-out rows, None if no client has any."""
+    name = f"{metric}/{'personal_client' if kind == 'personal' else 'client'}"
+    found = [curve.last[1] for _, curve in record.metrics.keyed(name, "client")]
+    return statistics.fmean(found) if found else None
 
 
 def _spread(name: str, values: Sequence[float]) -> dict[str, object]:

@@ -65,10 +65,10 @@ def ranks(grid, monkeypatch):
     return asked
 
 
-def outcome(grid, *losses: float, accuracy: tuple[float, ...] = (), up_bytes: float = 10.0):
+def outcome(grid, *losses: float, accuracy: tuple[float, ...] = (), own=(None, None)):
     names = "ab"
     of_types = dict(zip(names, losses, strict=False)), dict(zip(names, accuracy, strict=False))
-    return grid.Outcome(*of_types, up_bytes=up_bytes, down_bytes=2 * up_bytes, seconds_per_round=0.5)
+    return grid.Outcome(*of_types, *own, up_bytes=10.0, down_bytes=20.0, seconds_per_round=0.5)
 
 
 def test_seeds_come_one_after_the_other_so_that_whole_comparisons_are_done_first(configs):
@@ -90,6 +90,13 @@ def test_a_gain_is_points_of_accuracy_if_both_have_one_else_loss_saved(grid):
     assert grid.gain(outcome(grid, 3.0), base) == -1.0
 
 
+def test_a_gain_is_measured_on_the_same_rows_where_there_are_such(grid):
+    common, personal = outcome(grid, 2.0, own=(2.5, None)), outcome(grid, 1.0, own=(2.0, None))
+    assert grid.gain(personal, common) == 0.5
+    common, personal = outcome(grid, 2.0, accuracy=(0.9,), own=(2.5, 0.25)), outcome(grid, 1.0, own=(2.0, 0.5))
+    assert grid.gain(personal, common) == 25.0
+
+
 def test_the_table_pairs_seeds_and_says_how_far_they_spread(grid, configs):
     losses = {("fedavg_lora", 1): (1.0, 3.0), ("fedavg_lora", 2): (2.0, 4.0), ("flora", 1): (1.0, 1.0)}
     found = {
@@ -100,6 +107,7 @@ def test_the_table_pairs_seeds_and_says_how_far_they_spread(grid, configs):
     base, flora = grid.table(found, "fedavg_lora")
     assert (base["method"], base["seeds"], base["loss"], base["loss_std"]) == ("fedavg_lora", 2, 2.5, 0.70711)
     assert (base["worst_type_loss"], base["gain_over_fedavg_lora"], base["accuracy"]) == (3.5, 0.0, "")
+    assert (base["own_rows_loss"], flora["own_rows_loss"]) == ("", "")
     assert (flora["loss"], flora["loss_std"], flora["gain_over_fedavg_lora"]) == (1.0, "", 1.0)  # over seed 1's 2.0
     assert (flora["up_bytes"], flora["down_bytes"], flora["seconds_per_round"]) == (10.0, 20.0, 0.5)
     (alone,) = grid.table({cell: one for cell, one in found.items() if cell.method == "flora"}, "fedavg_lora")
@@ -118,12 +126,17 @@ def test_the_last_values_of_a_run_count_and_a_personal_methods_own_models(grid, 
     ] + [{"round": 1, "name": "accuracy/eval", "value": 0.9}]
     if kind == "personal":
         metrics.append({"round": 1, "name": "loss/personal", "model_type": "a", "value": 1.0})
+    name = "loss/personal_client" if kind == "personal" else "loss/client"
+    metrics += [
+        {"round": 1, "name": name, "model_type": "a", "client": client, "value": value}
+        for client, value in ((0, 1.0), (1, 4.0))
+    ]
     (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     of_type = {"up_bytes_per_client_round": 7, "down_bytes_per_client_round": 9}
     summary = {"strategy": "local_only", "model_types": {"a": of_type}, "seconds_per_round": 1.5, "compare": {}}
     (cell.folder / "summary.json").write_text(json.dumps(summary))
     found = grid.read_outcome(cell)
-    assert found == grid.Outcome(wanted, {}, 7, 9, 1.5)
+    assert found == grid.Outcome(wanted, {}, 2.5, None, 7, 9, 1.5)
 
 
 def test_what_is_done_stays_and_what_was_begun_goes_on(grid, configs, ranks):
