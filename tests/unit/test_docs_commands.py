@@ -35,6 +35,7 @@ OTHERS = {
     r"touch RUN_DIR/stop": "tests/multirank/test_resume.py",
     r"mkdir -p RUN_DIR/logs": "tests/cluster/test_launchers.py",
     r"cp RUN.yaml RUN_DIR/config.yaml": "tests/cluster/test_launchers.py",
+    r"python tools/experiments/compare_strategies\.py .*": "tests/unit/benchmarks/test_compare_strategies.py",
     r"qsub .*": "needs PBS",
     r"HF_HOME=\S+ hf download .*": "needs a network",
     r"lm_eval run .*": "tests/unit/export/test_lm_eval.py",
