@@ -30,9 +30,11 @@ def grid() -> Iterator[ModuleType]:
     """The script; it imports others by bare names, so they are forgotten afterwards."""
     before, known = list(sys.path), set(sys.modules)
     sys.path[:0] = [str(ROOT / "tools" / "experiments")]
-    yield importlib.import_module("compare_strategies")
+    script = importlib.import_module("compare_strategies")
+    script.grid_outcomes = sys.modules["grid_outcomes"]
+    yield script
     sys.path[:] = before
-    for name in {"compare_strategies", "tables", "report"} - known:
+    for name in {"compare_strategies", "grid_outcomes", "tables", "report"} - known:
         sys.modules.pop(name, None)
 
 
@@ -68,7 +70,7 @@ def ranks(grid, monkeypatch):
 def outcome(grid, *losses: float, accuracy: tuple[float, ...] = (), own=(None, None)):
     names = "ab"
     of_types = dict(zip(names, losses, strict=False)), dict(zip(names, accuracy, strict=False))
-    return grid.Outcome(*of_types, *own, up_bytes=10.0, down_bytes=20.0, seconds_per_round=0.5)
+    return grid.grid_outcomes.Outcome(*of_types, *own, up_bytes=10.0, down_bytes=20.0, seconds_per_round=0.5)
 
 
 def test_seeds_come_one_after_the_other_so_that_whole_comparisons_are_done_first(configs):
@@ -84,23 +86,23 @@ def test_seeds_come_one_after_the_other_so_that_whole_comparisons_are_done_first
 
 def test_a_gain_is_points_of_accuracy_if_both_have_one_else_loss_saved(grid):
     base, better = outcome(grid, 2.0, 4.0), outcome(grid, 1.0, 4.0)
-    assert grid.gain(better, base) == 0.5
+    assert grid.grid_outcomes.gain(better, base) == 0.5
     base, better = outcome(grid, 2.0, accuracy=(0.5, 0.5)), outcome(grid, 3.0, accuracy=(0.5, 0.75))
-    assert grid.gain(better, base) == 12.5
-    assert grid.gain(outcome(grid, 3.0), base) == -1.0
+    assert grid.grid_outcomes.gain(better, base) == 12.5
+    assert grid.grid_outcomes.gain(outcome(grid, 3.0), base) == -1.0
 
 
 def test_a_gain_is_measured_on_the_same_rows_where_there_are_such(grid):
     common, personal = outcome(grid, 2.0, own=(2.5, None)), outcome(grid, 1.0, own=(2.0, None))
-    assert grid.gain(personal, common) == 0.5
+    assert grid.grid_outcomes.gain(personal, common) == 0.5
     common, personal = outcome(grid, 2.0, accuracy=(0.9,), own=(2.5, 0.25)), outcome(grid, 1.0, own=(2.0, 0.5))
-    assert grid.gain(personal, common) == 25.0
+    assert grid.grid_outcomes.gain(personal, common) == 25.0
 
 
 def test_the_table_pairs_seeds_and_says_how_far_they_spread(grid, configs):
     losses = {("fedavg_lora", 1): (1.0, 3.0), ("fedavg_lora", 2): (2.0, 4.0), ("flora", 1): (1.0, 1.0)}
     found = {
-        cell: outcome(grid, *losses[cell.method, cell.seed])
+        (cell.method, cell.seed): outcome(grid, *losses[cell.method, cell.seed])
         for cell in configs
         if (cell.method, cell.seed) in losses  # flora's seed 2 is not done yet
     }
@@ -110,9 +112,9 @@ def test_the_table_pairs_seeds_and_says_how_far_they_spread(grid, configs):
     assert (base["own_rows_loss"], flora["own_rows_loss"]) == ("", "")
     assert (flora["loss"], flora["loss_std"], flora["gain_over_fedavg_lora"]) == (1.0, "", 1.0)  # over seed 1's 2.0
     assert (flora["up_bytes"], flora["down_bytes"], flora["seconds_per_round"]) == (10.0, 20.0, 0.5)
-    (alone,) = grid.table({cell: one for cell, one in found.items() if cell.method == "flora"}, "fedavg_lora")
+    (alone,) = grid.table({("flora", 1): found["flora", 1]}, "fedavg_lora")
     assert alone["gain_over_fedavg_lora"] == ""
-    (unknown,) = grid.table({cell: outcome(grid) for cell in configs if cell.method == "flora"}, "flora")
+    (unknown,) = grid.table({("flora", seed): outcome(grid) for seed in (1, 2)}, "flora")
     assert (unknown["loss"], unknown["worst_type_loss"], unknown["gain_over_flora"]) == ("", "", "")
 
 
@@ -135,8 +137,8 @@ def test_the_last_values_of_a_run_count_and_a_personal_methods_own_models(grid, 
     of_type = {"up_bytes_per_client_round": 7, "down_bytes_per_client_round": 9}
     summary = {"strategy": "local_only", "model_types": {"a": of_type}, "seconds_per_round": 1.5, "compare": {}}
     (cell.folder / "summary.json").write_text(json.dumps(summary))
-    found = grid.read_outcome(cell)
-    assert found == grid.Outcome(wanted, {}, 2.5, None, 7, 9, 1.5)
+    found = grid.read_outcome(cell.folder)
+    assert found == grid.grid_outcomes.Outcome(wanted, {}, 2.5, None, 7, 9, 1.5)
 
 
 def test_what_is_done_stays_and_what_was_begun_goes_on(grid, configs, ranks):
