@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from heterotune.collective.wire import HEADER_BYTES
@@ -53,32 +52,13 @@ RANKS = {"a": 10, "a-low": 1, "b": 10}
 
 
 @pytest.fixture(scope="module")
-def run_file(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("products")
-    lines = [
-        {"owner": f"owner {owner}", "text": f"def f{number}(x):\n    return x * {owner} + {number}\n" * 2}
-        for owner in range(8)
-        for number in range(4 + 2 * owner)
-    ]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run = {**RUN, "compare_with": [*METHODS[1:]], "data": {**RUN["data"], "source": str(folder / "corpus.jsonl")}}
-    (folder / "run.yaml").write_text(yaml.safe_dump(run))
-    return folder / "run.yaml"
+def run_file(tmp_path_factory, write_run) -> Path:
+    return write_run(tmp_path_factory.mktemp("products"), {**RUN, "compare_with": [*METHODS[1:]]}, 8)
 
 
 @pytest.fixture(scope="module")
-def work(run_mpi, run_file):
-    """Run a worker on a run folder, which must end well."""
-
-    def run(name: str, num_ranks: int, *options: str) -> Path:
-        out = run_file.parent / name
-        out.mkdir(exist_ok=True)
-        arguments = ["-m", "heterotune.worker", run_file, "--run-dir", out, *options]
-        ended = run_mpi(arguments, num_ranks=num_ranks, limit_seconds=240, environment={"DS_ACCELERATOR": "cpu"})
-        assert ended.returncode == 0, ended.output
-        return out
-
-    return run
+def work(work_on, run_file):
+    return work_on(run_file)
 
 
 @pytest.fixture(scope="module")
