@@ -15,6 +15,8 @@ from heterotune.errors import ModelError
 from heterotune.fleet.checkpoint_files import StoredWeight
 from heterotune.fleet.model_types import ModelType
 
+_PIECE_BYTES = 16 * 2**20
+
 Fill = Callable[[str, nn.Module], None]
 
 
@@ -59,6 +61,20 @@ def _read_block(block_name: str, block: nn.Module, model_type: ModelType) -> Non
 
 
 def _read(stored: Mapping[str, StoredWeight], name: str, dtype: torch.dtype) -> Tensor:
-    """Return a weight in memory of its own, not in the file's pages, which would stay as long as one shard of them."""
-    with safe_open(stored[name].path, framework="pt") as file:
-        return file.get_tensor(stored[name].name).to(dtype, copy=True)
+    """Return a weight in memory of its own, not in the file's pages, which would stay as long as one shard of them.
+
+    A few rows at a time, so that no weight is there twice.
+    """
+    weight = stored[name]
+    read = torch.empty(weight.shape, dtype=dtype)
+    num_rows = max(1, _PIECE_BYTES * weight.shape[0] // read.nbytes)
+    for first in range(0, weight.shape[0], num_rows):
+        rows = slice(first, first + num_rows)
+        read[rows] = _piece(weight, rows)
+    return read
+
+
+def _piece(weight: StoredWeight, rows: slice) -> Tensor:
+    """Map some rows. The file is opened for them alone: pages count as this process's as long as it is open."""
+    with safe_open(weight.path, framework="pt") as file:
+        return file.get_slice(weight.name)[rows]

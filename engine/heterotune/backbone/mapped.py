@@ -57,6 +57,11 @@ def written_files(folder: Path) -> tuple[Path, ...]:
 def give_back_memory() -> None:
     """Return what a loaded and dropped model has left in this process's heap to the system, where glibc can."""
     gc.collect()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Return free pages of this process's heap to the system, where glibc can; without it only those at its end go."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -5,14 +5,17 @@ Only the first rank of a backbone group reads weights; the others take them from
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from heterotune.backbone import zero3
 from heterotune.backbone.architecture import lm_on_meta, tie_head
 from heterotune.backbone.block_reading import filled_blocks
+from heterotune.backbone.mapped import trim_heap
 from heterotune.backbone.shard_group import ShardGroup
 from heterotune.fleet.model_types import ModelType
 
@@ -33,8 +36,14 @@ def read_sharded(
         ModelError: If its configuration is no LLaMA's, or a file can no longer be read.
     """
     lm = lm_on_meta(model_type.source, dtype)
-    read = (block for _, block in filled_blocks(lm, model_type, reads=group.is_first))
-    zero3.partition(read, ds_config, dtype, group)
+    zero3.partition(_blocks(lm, model_type, reads=group.is_first), ds_config, dtype, group)
     tie_head(lm)
     lm.model.rotary_emb.to(device)
     return lm
+
+
+def _blocks(lm: PreTrainedModel, model_type: ModelType, *, reads: bool) -> Iterator[nn.Module]:
+    """Yield blocks. What a block took goes back before the next: its shards lie between what is free, and keep it."""
+    for _, block in filled_blocks(lm, model_type, reads=reads):
+        yield block
+        trim_heap()
