@@ -6,7 +6,6 @@ stays one backbone for any number of ranks.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 
 from heterotune.backbone.architecture import lm_on_meta, tie_head
 from heterotune.backbone.block_reading import filled_blocks
+from heterotune.backbone.heap import trim_heap
 from heterotune.errors import ModelError
 from heterotune.fleet.model_source import ModelSource
 from heterotune.fleet.model_types import ModelType
@@ -58,13 +58,6 @@ def give_back_memory() -> None:
     """Return what a loaded and dropped model has left in this process's heap to the system, where glibc can."""
     gc.collect()
     trim_heap()
-
-
-def trim_heap() -> None:
-    """Return free pages of this process's heap to the system, where glibc can; without it only those at its end go."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def map_model(source: ModelSource, paths: Sequence[Path], dtype: torch.dtype) -> PreTrainedModel:

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from heterotune.backbone.architecture import blocks
+from heterotune.backbone.heap import trim_heap
 
 
 class RandomWeights:
@@ -28,6 +29,7 @@ class RandomWeights:
         for name, block in blocks(lm).items():
             if name != "lm_head":
                 self._draw(block, new=True, counts=False)
+                trim_heap()
 
     def fill(self, name: str, block: nn.Module) -> None:
         """Give a block its memory and its weights; call it for all blocks in their order."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from heterotune.backbone import zero3
 from heterotune.backbone.architecture import lm_on_meta, tie_head
 from heterotune.backbone.block_reading import filled_blocks
-from heterotune.backbone.mapped import trim_heap
+from heterotune.backbone.heap import trim_heap
 from heterotune.backbone.shard_group import ShardGroup
 from heterotune.fleet.model_types import ModelType
 

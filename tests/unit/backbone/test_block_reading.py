@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from heterotune.backbone import block_reading, sharded_reading
 from heterotune.backbone.architecture import blocks, lm_on_meta
+from heterotune.backbone.heap import trim_heap
 from heterotune.backbone.load import read_model
-from heterotune.backbone.mapped import trim_heap
 from heterotune.config.schema import FleetEntry
 from heterotune.errors import ModelError
 from heterotune.fleet.model_types import read_model_types
