@@ -43,8 +43,8 @@ def rows_of_types(
 ) -> tuple[FederatedData, ...]:
     """Return the data as each model type sees it: the held-out rows in its own tokens, all of the same documents.
 
-    Training rows are in the tokens of the client's model type, and the same in every element. With one tokenizer all
-    elements are one object.
+    Training rows, and what is counted of them, are in the tokens of the client's model type, and the same in every
+    element. With one tokenizer all elements are one object.
 
     Args:
         model_types: The fleet.
@@ -60,8 +60,10 @@ def rows_of_types(
     of_type = [views[_kind(tokenizer)] for tokenizer in tokenizers]
     owners = [place for place, model_type in enumerate(model_types) for _ in range(model_type.num_clients)]
     train = tuple(of_type[owner].train[client] for client, owner in enumerate(owners))
+    holdings = tuple(of_type[owner].holdings[client] for client, owner in enumerate(owners))
     dropped = tuple(client for client, rows in enumerate(train) if not len(rows))
-    return tuple(replace(view, train=train, dropped=dropped) for view in of_type)
+    mixed = {"train": train, "holdings": holdings, "dropped": dropped, "known_digest": ""}  # that was of other rows
+    return tuple(replace(view, **mixed) for view in of_type)
 
 
 def _kind(tokenizer: TextTokenizer) -> Hashable:

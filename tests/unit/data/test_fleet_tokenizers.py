@@ -12,6 +12,7 @@ import pytest
 from heterotune.config.schema import DataConfig, EvaluateConfig, FleetEntry
 from heterotune.data.clients_data import FederatedData, build_federated_data
 from heterotune.data.fleet_tokenizers import load_fleet_tokenizers, rows_of_types
+from heterotune.data.overview import digest_of
 from heterotune.data.text_tokenizer import TextTokenizer, load_tokenizer
 from heterotune.errors import ModelError
 from heterotune.fleet.model_source import embedded_root
@@ -72,6 +73,23 @@ def test_every_type_reads_its_own_tokens(fleet: tuple[ModelType, ...], folder: P
         assert view.train is seen[0].train and view.dropped == ()
     for rows, wanted in zip(seen[0].train, expected, strict=True):
         assert np.array_equal(rows.input_ids, wanted.input_ids)
+
+
+def test_what_is_counted_and_the_digest_are_of_the_mixed_rows(fleet: tuple[ModelType, ...], folder: Path) -> None:
+    mixed = (fleet[0], with_tokenizer_of(fleet[1], folder), fleet[2])
+    tokenizers = load_fleet_tokenizers(mixed)
+    marks = {tokenizers[0].digest: 1, tokenizers[1].digest: 2}
+
+    def stored(tokenizer: TextTokenizer) -> FederatedData:
+        """As from the disk: with a digest of its own, and here with counts that show whose they are."""
+        made = build(tokenizer)
+        holdings = tuple(dataclasses.replace(each, num_cut=marks[tokenizer.digest]) for each in made.holdings)
+        return dataclasses.replace(made, known_digest=digest_of(made), holdings=holdings)
+
+    seen = rows_of_types(mixed, tokenizers, stored)
+    assert [digest_of(view) for view in seen] == [digest_of(view) for view in rows_of_types(mixed, tokenizers, build)]
+    for view in seen:
+        assert [each.num_cut for each in view.holdings] == [1, 1, 2, 1]
 
 
 def test_a_model_with_too_small_a_vocabulary_is_refused(fleet: tuple[ModelType, ...]) -> None:
