@@ -7,14 +7,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from heterotune.config.methods import METHODS
 from heterotune.errors import LaunchError
 from heterotune.export.run_adapter import RunAdapter
 
-METHODS = {
-    "heterotune": "DeMA and CMGA (our reconstruction from the abstract of arXiv:2411.16796v2)",
-    "fedavg_lora": "FedAvg of one LoRA within each model type",
-    "fedavg_full": "FedAvg of whole models within each model type",
-}
 _MODEL_TYPE_FACTS = ("loss_before", "loss_after", "up_bytes_per_client_round", "down_bytes_per_client_round")
 _ENVIRONMENT_FACTS = ("heterotune", "python", "torch", "transformers", "deepspeed")
 
@@ -44,7 +40,7 @@ def card_text(adapter: RunAdapter, *, kind: str, base: str, usage: str, notes: S
 # {adapter.config.name}: {adapter.model_type.name}
 
 Trained with [heterotune](https://arxiv.org/abs/2411.16796): federated fine-tuning of a heterogeneous LLaMA fleet,
-simulated. Method: {METHODS.get(adapter.strategy, adapter.strategy)}.
+simulated. Method: {_method(adapter.strategy)}.
 
 ```python
 {usage}
@@ -83,6 +79,12 @@ def _facts(adapter: RunAdapter, base: str) -> dict[str, Any]:
         facts["SHA-256 of the run's global adapters"] = summary["global_adapter_sha256"]
     environment = summary.get("environment", {})
     return facts | {name: environment[name] for name in _ENVIRONMENT_FACTS if name in environment}
+
+
+def _method(name: str) -> str:
+    """Say what a method is, whose, and how near ours is to its source."""
+    method = METHODS[name]
+    return f"{name} ({method.summary}; {method.source}; {method.form})"
 
 
 def _local(local: Any) -> str:

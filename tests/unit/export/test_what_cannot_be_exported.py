@@ -52,7 +52,9 @@ def test_a_run_that_has_not_ended_names_the_rounds_that_are_saved(make_run, tmp_
     run = make_run()
     save_checkpoint(run.path, Checkpoint(2, {"x": torch.zeros(1)}, {"best": None}, tmp_path / "none"), keep=1)
     (run.path / "adapters" / "small.safetensors").unlink()
-    with refused(r"the run has not ended. Take a saved round with --round N \(there are: 2\)"):
+    with refused(
+        r"the run has not ended. Take a saved round with --round N \(there are: 2\), or go on with `heterotune resume "
+    ):
         export_adapter(run.path, tmp_path / "out", SMALL, ExportForm())
 
 
@@ -149,7 +151,14 @@ def test_the_card_has_the_runs_facts_and_nobodys_paths(make_run, tmp_path):
     run.write_summary({"model_types": {"small": numbers}, "global_adapter_sha256": "ab" * 32})
     said = export_adapter(run.path, tmp_path / "out", SMALL, ExportForm(dtype="bf16"))
     card = (tmp_path / "out" / "README.md").read_text()
-    for fact in ("our reconstruction", "| loss after | 2.5 |", "ab" * 32, "| rounds | 3 |", "To be filled in"):
+    for fact in (
+        "Method: heterotune (DeMA and CMGA",
+        "; reconstruction)",
+        "| loss after | 2.5 |",
+        "ab" * 32,
+        "| rounds | 3 |",
+        "To be filled in",
+    ):
         assert fact in card
     assert str(tmp_path) not in card
     assert said[0].startswith("lora of small after round 3, the last: ")
@@ -157,6 +166,14 @@ def test_the_card_has_the_runs_facts_and_nobodys_paths(make_run, tmp_path):
     modes = {path.stat().st_mode for path in (tmp_path / "out").rglob("*.*")}
     assert len(modes) == 1, "a file that others cannot read"
     assert load_file(tmp_path / "out" / "adapter_model.safetensors").popitem()[1].dtype == torch.bfloat16
+
+
+def test_the_card_says_what_the_method_is(make_run, tmp_path):
+    run = make_run(strategy="ffa_lora")
+    export_adapter(run.path, tmp_path / "out", SMALL, ExportForm())
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Method: ffa_lora (FedAvg of U alone: V stays at random values" in text
+    assert "Sun et al., ICLR 2024, arXiv:2403.12313; official form" in text
 
 
 def test_the_command(make_run, tmp_path, heterotune):
