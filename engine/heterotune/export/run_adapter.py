@@ -156,7 +156,7 @@ def _after_the_run(path: Path, layout: AdapterLayout) -> tuple[dict[str, Tensor]
         rounds = ", ".join(str(number) for number in _saved_rounds(path)) or "none"
         raise ExportError(
             f"{file} is not there: the run has not ended. Take a saved round with --round N (there are: {rounds}), "
-            "or go on with `heterotune run --resume`."
+            f"or go on with `heterotune resume {path}`."
         )
     tensors = read_tensors(file)
     frame = HeadFrame(**{field: tensors[name] for name, field in _FRAME.items()}) if layout.head else None

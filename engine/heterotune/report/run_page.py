@@ -166,7 +166,7 @@ def _alert(run: RunRecord) -> str:
     told = {
         "failed": f"This run failed: {run.failure.splitlines()[-1][:400] if run.failure else ''}",
         "running": f"This run is at work, or was killed: round {done} of {asked} is the newest that is here.",
-        "stopped": f"This run has not ended: round {done} of {asked} is the newest. `heterotune run --resume` goes on.",
+        "stopped": f"This run has not ended: round {done} of {asked} is the newest. `heterotune resume` goes on.",
     }
     return told.get(run.state, "")
 

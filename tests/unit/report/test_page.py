@@ -126,7 +126,7 @@ def test_a_run_that_has_only_begun_has_a_page(make_run) -> None:
     for name in ("metrics.jsonl", "ledger.jsonl", "memory.jsonl", "summary.json", "spans.json", "data.json"):
         (path / name).unlink()
     text = written(path)
-    assert "There is no metrics.jsonl" in text and "0 of 2" in text and "`heterotune run --resume` goes on" in text
+    assert "There is no metrics.jsonl" in text and "0 of 2" in text and "`heterotune resume` goes on" in text
     assert "<svg" not in text
 
 
