@@ -90,6 +90,25 @@ def _one_place(
     return [f"{what} {text}" for what, is_asked in asked.items() if is_asked]
 
 
+def _prototypes_stay_means(
+    strategy: str,
+    compare_with: tuple[str, ...],
+    collective: CollectiveConfig,
+    aggregate: AggregateOptions,
+    privacy: PrivacyOptions,
+) -> list[str]:
+    """FedProto divides a sum of features by a count of clients: both must mean that when they arrive."""
+    if "fedproto" not in (strategy, *compare_with):
+        return []
+    asked = {
+        "collective.wire = topk": collective.wire == "topk",
+        f"aggregate.rule = {aggregate.rule}": aggregate.rule not in ("mean", "norm_clipping"),
+        f"privacy.mechanism = {privacy.mechanism}": privacy.mechanism != "none",
+    }
+    text = "would change sums that strategy fedproto divides by one another. Leave one of them out."
+    return [f"{what} {text}" for what, is_asked in asked.items() if is_asked]
+
+
 def _something_travels(strategy: str, compare_with: tuple[str, ...], privacy: PrivacyOptions) -> list[str]:
     """Noise on a sum of nothing protects nobody."""
     if privacy.mechanism == "none" or "local_only" not in (strategy, *compare_with):
@@ -104,6 +123,7 @@ def _needs(methods: tuple[str, ...], heterotune: HeterotuneOptions) -> dict[str,
 
 
 METHOD_CHECKS = (
+    (_prototypes_stay_means, ("strategy", "compare_with", "collective", "aggregate", "privacy")),
     (_something_travels, ("strategy", "compare_with", "privacy")),
     (
         _one_place,

@@ -53,6 +53,22 @@ def test_one_place_has_no_single_clients(run, section, what):
     [
         ({"aggregate": {"rule": "median"}}, "aggregate.rule = median"),
         ({"privacy": NOISE}, "privacy.mechanism = gaussian"),
+        ({"collective": {"wire": "topk"}}, "collective.wire = topk"),
+    ],
+)
+def test_prototypes_need_true_sums(run, section, what):
+    told = f"{what} would change sums that strategy fedproto divides by one another. Leave one of them out."
+    with pytest.raises(ConfigError, match=told):
+        parse_run({**run, "compare_with": ["fedproto"], **section})
+    parse_run({**run, **section})
+    parse_run({**run, "compare_with": ["fedproto"], "aggregate": {"rule": "norm_clipping", "max_norm": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("section", "what"),
+    [
+        ({"aggregate": {"rule": "median"}}, "aggregate.rule = median"),
+        ({"privacy": NOISE}, "privacy.mechanism = gaussian"),
         ({"secure_aggregation": {"enabled": True}}, "secure_aggregation"),
     ],
 )
