@@ -22,6 +22,18 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert [target for target in links_of(page) if not (page.parent / target).exists()] == []
 
 
+def anchors_of(page: Path) -> set[str]:
+    """Return what a page's headings are called in links."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_into_a_page_names_a_heading(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s:]+\.md)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if target[1] not in anchors_of(page.parent / target[0])] == []
+
+
 def test_the_index_names_every_page() -> None:
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages - set(links_of(ROOT / "docs" / "README.md")) == set(), "add a line to docs/README.md"
