@@ -83,7 +83,7 @@ class RunFolder:
         """
         folder = Path(path).absolute()
         if not folder.is_dir():
-            raise LaunchError(f"{folder}: no such run folder.")
+            raise LaunchError(f"{folder}: no such run folder. Name one that `heterotune run` or `submit` made.")
         return cls(folder, folder)
 
     def subfolder(self, name: str) -> RunFolder:

@@ -190,9 +190,7 @@ def _save_best_adapters(simulation: Simulation) -> None:
     except CheckpointError as error:
         LOG.warning("%s No adapters of the best round are written.", error)
         return
-    adapters.values = {key: saved.tensors[f"values/{key}"] for key in adapters.values}
-    adapters.base.restore(saved)
-    adapters.begin_round(saved.round_number + 1)
+    adapters.take_over(saved, simulation.config.collective.picked_wire_down)
     _save_adapters(simulation, "adapters-best", adapters, best)
 
 

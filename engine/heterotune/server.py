@@ -11,6 +11,7 @@ from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec, initial_value
 from heterotune.base_change import BaseChange
+from heterotune.checkpoint import Checkpoint
 from heterotune.collective.channel import Message
 from heterotune.collective.codecs import codec_named
 from heterotune.collective.wire import decode_all, encode
@@ -145,6 +146,18 @@ class GlobalAdapters:
                     self.values[spec.key] = value.view(spec.shape).clone()
                 else:
                     self.values[spec.key].view(-1)[self._places(spec)] = value
+
+    def take_over(self, saved: Checkpoint, codec: str) -> None:
+        """Take what a checkpoint has of the server's values, and what clients have of them after their way down.
+
+        Args:
+            saved: After a round; its own values are the server's, as they were before the wire.
+            codec: Wire format down.
+        """
+        self.values = {key: saved.tensor(f"values/{key}", like=value) for key, value in self.values.items()}
+        self.base.restore(saved)
+        self.begin_round(saved.round_number + 1)
+        self.receive(self.messages(codec, saved.round_number))
 
     def held_bytes(self) -> int:
         """Return the bytes of the values, and of the server's own where those differ."""

@@ -91,8 +91,9 @@ class Simulation:
             )
             self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
             self.topology = make_topology(self.config.collective.topology, self.adapters, self.channel)
-        for told in strategy.warnings if journal.is_root else ():
-            LOG.warning("%s", told)
+        told = [*strategy.warnings, *self._nobodys_rows()]
+        for text in told if journal.is_root else ():
+            LOG.warning("%s", text)
         needs = self.config.needs_of(strategy.name)
         self.protection = Protection(self.config, federation.clients, self.layouts, journal, needs)
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
@@ -289,6 +290,13 @@ class Simulation:
             "protection": self.protection.state(),
         }
         return Checkpoint(self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER)
+
+    def _nobodys_rows(self) -> list[str]:
+        """Say so if clients' own models count and no held-out row belongs to a client."""
+        if not self.is_personal or (self.federation.data.heldout_clients >= 0).any():
+            return []
+        text = f"{self.strategy.name}: clients' own models count, but no held-out row is a client's own"
+        return [f"{text}, so that they are not scored. Set data.heldout: clients, and leave data.test out."]
 
     def _align(self) -> list[HeadFrame | None]:
         """Find the frozen part of every type's head branch on public text, if there is one."""

@@ -5,6 +5,7 @@ import torch
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.adapters.window import Window
+from heterotune.checkpoint import Checkpoint
 from heterotune.collective.wire import HEADER_BYTES
 from heterotune.server import GlobalAdapters
 
@@ -140,3 +141,16 @@ def test_what_is_redrawn_is_new_every_round_and_travels_up_only():
         assert torch.equal(adapters.values["type/a/w.V"], other.values["type/a/w.V"])
         seen.append(adapters.values["type/a/w.V"])
     assert not torch.equal(*seen) and all(value.abs().max() <= 0.5 for value in seen)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
+def test_what_a_checkpoint_holds_becomes_what_clients_had(tmp_path, codec):
+    """The server's own values are saved; clients have what came down the wire."""
+    adapters = GlobalAdapters(make_layouts(), run_seed=1)
+    adapters.apply({"fleet/head.S": torch.arange(6, dtype=torch.float64) / 3})
+    adapters.receive(adapters.messages(codec, 4))
+    tensors = {f"values/{key}": value.clone() for key, value in adapters.exact.items()}
+    again = GlobalAdapters(make_layouts(), run_seed=1)
+    again.take_over(Checkpoint(4, tensors, {}, tmp_path), codec)
+    assert again.sha256() == adapters.sha256()
+    assert all(torch.equal(again.exact[key], value) for key, value in adapters.exact.items())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from heterotune.backbone.load import DTYPES
 from heterotune.config.random_model import RANDOM_PREFIX
+from heterotune.config.schema import NO_QUANTIZATION
 from heterotune.errors import ExportError
 from heterotune.export.model_card import card_text
 from heterotune.export.peft_files import DEMA_TYPE, write_peft_adapter
@@ -175,8 +176,11 @@ def _shown_reference(adapter: RunAdapter) -> str:
 
 
 def _head_notes(adapter: RunAdapter, sites: Mapping[str, StackedSite], form: ExportForm) -> list[str]:
-    """Say what of the run's adapter is not in the export."""
+    """Say what of the run's adapter is not in the export, and where the base differs."""
     notes = []
+    if adapter.config.backbone.quantize != NO_QUANTIZATION:
+        told = f"The run trained beside {adapter.config.backbone.quantize} weights"
+        notes.append(f"{told}; the base model here has whole ones, so its logits differ from the run's.")
     if adapter.layout.head is not None and form.head == "without":
         notes.append("The head branch that all model types share is left out: this is not the model the run scored.")
     if form.head == "no-bias" and LM_HEAD in sites:

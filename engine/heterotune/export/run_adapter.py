@@ -173,9 +173,7 @@ def _of_checkpoint(
         raise ExportError(f"--round {round_number} is not saved in {path} (there are: {told}). See checkpoint.keep.")
     saved = read_checkpoint(path / CHECKPOINTS_FOLDER / checkpoint_name(round_number))
     adapters = GlobalAdapters(layouts, run_seed=config.seed)
-    adapters.values = {key: saved.tensor(f"values/{key}", like=value) for key, value in adapters.values.items()}
-    adapters.base.restore(saved)
-    adapters.begin_round(round_number + 1)
+    adapters.take_over(saved, config.collective.picked_wire_down)
     frame = None
     if layouts[place].head:
         frame = HeadFrame(**{field: saved.tensors[f"frames/{place}/{field}"] for field in _FRAME.values()})

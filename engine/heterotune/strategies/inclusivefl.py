@@ -57,8 +57,8 @@ def _next_deeper(layouts: Mapping[str, AdapterLayout], by_name: Mapping[str, Typ
         depths = sorted({_num_layers(layouts[name]) for name in names})
         for name in names:
             deeper = [depth for depth in depths if depth > _num_layers(layouts[name])]
-            found = [other for other in names if deeper and _num_layers(layouts[other]) == deeper[0]]
-            if found and name in by_name and found[0] in by_name:
+            found = [o for o in names if deeper and o in by_name and _num_layers(layouts[o]) == deeper[0]]
+            if found and name in by_name:
                 yield name, found[0]
 
 

@@ -107,3 +107,15 @@ def test_a_last_layer_whose_deeper_sibling_is_away_keeps_its_own_mean():
     shallow = updates_of(layouts)[2]
     change = combine([shallow], server, share=0.2).change
     assert all(torch.equal(change[key], mean) for key, mean in shallow.mean.items())
+
+
+def test_of_equally_deep_siblings_the_one_that_is_there_teaches():
+    twin = read_model_types(
+        (FleetEntry(name="twin", model=f"{SHAPE}3", clients=1, siblings_of="deep", layers=(0, 1, 3)),)
+    )
+    fleet = (*FLEET[:3], *twin)
+    layouts = [inclusivefl_layout(InclusiveflOptions(), model_type, fleet) for model_type in fleet]
+    server = ServerRound(layouts={layout.model_type: layout for layout in layouts})
+    _, _, shallow, found = updates_of(layouts)  # "middle", as deep as "twin", is away
+    own = "type/shallow/layers.1.mlp.up_proj.type.U"
+    assert not torch.equal(combine([shallow, found], server, share=0.2).change[own], shallow.mean[own])
