@@ -14,6 +14,7 @@ from heterotune.config.nearest import nearest
 
 Path = tuple[Any, ...]
 
+_MOST_CHOICES = 10  # that are listed, rather than the nearest one
 _MOST_PLACES = 3  # at which a key that stands in the wrong place is said to belong
 _MOST_ERRORS = 200  # explaining takes time, and a hostile file has any number of them
 
@@ -115,8 +116,16 @@ def _explain(path: Path, items: list[dict], model: type[BaseModel]) -> list[str]
         return [f"A run is a mapping of keys to values, not {shown(item['input'])}. Write name:, rounds:, fleet: ..."]
     if any(each["type"] not in _RULES for each in items):
         return [f"{start} is refused: {item['msg']}. It should be: {_description(path, model)}"]
+    if item["type"] == "literal_error" and (match := _near_choice(item)):
+        return [f"{start} is not a choice. Did you mean {match}?"]
     filled = [[text.format(**each.get("ctx", {})) for text in _RULES[each["type"]]] for each in items]
     return [f"{start} {filled[0][0]}. Give {', or '.join(remedy for _, remedy in filled)}."]
+
+
+def _near_choice(item: dict) -> str | None:
+    """Return the choice that a misspelt one was meant to be, where there are so many that nobody reads them all."""
+    choices = re.findall(r"'([^']+)'", item["ctx"]["expected"])
+    return nearest(str(item["input"]), choices) if len(choices) > _MOST_CHOICES else None
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
