@@ -147,15 +147,23 @@ class GlobalAdapters:
                 else:
                     self.values[spec.key].view(-1)[self._places(spec)] = value
 
-    def take_over(self, saved: Checkpoint, codec: str) -> None:
-        """Take what a checkpoint has of the server's values, and what clients have of them after their way down.
+    def restore(self, saved: Checkpoint) -> None:
+        """Take the server's own values and base changes out of a checkpoint; clients have them when they are sent.
 
-        Args:
-            saved: After a round; its own values are the server's, as they were before the wire.
-            codec: Wire format down.
+        Raises:
+            CheckpointError: If one is not there, or differs in shape.
         """
         self.values = {key: saved.tensor(f"values/{key}", like=value) for key, value in self.values.items()}
         self.base.restore(saved)
+
+    def take_over(self, saved: Checkpoint, codec: str) -> None:
+        """Do what `restore` does, and take the values as clients had them after their way down.
+
+        Args:
+            saved: After a round.
+            codec: Wire format down.
+        """
+        self.restore(saved)
         self.begin_round(saved.round_number + 1)
         self.receive(self.messages(codec, saved.round_number))
 

@@ -332,13 +332,10 @@ class Simulation:
         self.rounds_done, self.pass_seconds = saved.round_number, saved.facts["pass_seconds"]
         self.checkpoints.go_on_from(saved)
         self.protection.restore(saved.facts.get("protection", {}))
-        self.adapters.values = {
-            key: saved.tensor(f"values/{key}", like=value) for key, value in self.adapters.values.items()
-        }
+        self.adapters.restore(saved)
         self.server_state = {
             name.removeprefix("server/"): value for name, value in saved.tensors.items() if name.startswith("server/")
         }
-        self.adapters.base.restore(saved)
         self.downlink.restore(saved.tensors, self.adapters.base)
 
     def _server_round(self, round_number: int) -> ServerRound:
