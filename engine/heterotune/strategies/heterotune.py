@@ -62,12 +62,12 @@ def combine_aligned(updates: Sequence[TypeUpdate], server: ServerRound, *, optio
         (name, members, _shared_group(name, members, group, server.state))
         for name, members, group in _groups(tasks, server.tensors, shared, options.cmga_granularity)
     ]
-    aligned = align_groups(
+    results = align_groups(
         [group for _, _, group in named], rescale=options.cmga_rescale, grams=server.grams, form=_form(options)
     )
     metrics: list[dict[str, Any]] = []
     state = dict(server.state)
-    for (name, members, _), (combined, seen) in zip(named, aligned, strict=True):
+    for (name, members, _), (combined, seen) in zip(named, results, strict=True):
         change.update(combined)
         metrics += group_metrics(name, members, seen)
         if seen.targets_MM is not None:
