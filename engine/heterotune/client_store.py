@@ -34,17 +34,16 @@ class ClientStore:
 
     def load(self, client_id: int, layout: AdapterLayout) -> dict[str, Tensor]:
         """Return a client's own tensors by name; their first values if it never took part."""
-        personal = [spec for spec in layout.tensors if spec.scope == "client"]
-        if not personal:
+        if not layout.personal:
             return {}
         path = self._path(client_id)
         if os.path.lexists(path):
-            return _checked(read_tensors(path), {spec.name: spec.shape for spec in personal}, path)
+            return _checked(read_tensors(path), {spec.name: spec.shape for spec in layout.personal}, path)
         return {
             spec.name: torch.from_numpy(
                 initial_value(spec, run_seed=self._run_seed, client_id=client_id, name=spec.name)
             )
-            for spec in personal
+            for spec in layout.personal
         }
 
     def save(self, client_id: int, layout: AdapterLayout, values_P: Tensor) -> None:
@@ -52,10 +51,11 @@ class ClientStore:
 
         Values that are not finite are not kept: the client would never recover from them.
         """
-        personal = [spec for spec in layout.tensors if spec.scope == "client"]
-        if not personal:
+        if not layout.personal:
             return
-        tensors = {spec.name: values_P[layout.columns[spec.name]].reshape(spec.shape).clone() for spec in personal}
+        tensors = {
+            spec.name: values_P[layout.columns[spec.name]].reshape(spec.shape).clone() for spec in layout.personal
+        }
         if not all(value.isfinite().all() for value in tensors.values()):
             return
         _replace(self._path(client_id), tensors)

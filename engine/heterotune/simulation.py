@@ -73,8 +73,7 @@ class Simulation:
         self.config, self.channel = federation.config, federation.channel
         self.chunk_clients: dict[int, int] = {}  # place of a model type -> clients per chunk; set before round 1
         self.layouts = [strategy.layout(model_type, federation.model_types) for model_type in federation.model_types]
-        own = (spec.scope == "client" and spec.trains for layout in self.layouts for spec in layout.tensors)
-        self.is_personal = any(own)  # a client's own model is then what counts, too
+        self.is_personal = any(layout.trains_personal for layout in self.layouts)
         with journal.phase("build"):
             self.attached = [
                 AttachedAdapter(layout, backbone.llama)

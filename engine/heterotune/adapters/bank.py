@@ -112,10 +112,9 @@ def stack_clients(
     start_KP = start_P.to(device).expand(len(personal), -1)
     if any(personal):
         start_KP = start_KP.clone()
-        for spec in layout.tensors:
-            if spec.scope == "client":
-                own = torch.stack([tensors[spec.name].flatten() for tensors in personal])
-                start_KP[:, layout.columns[spec.name]] = own.to(device)
+        for spec in layout.personal:
+            own = torch.stack([tensors[spec.name].flatten() for tensors in personal])
+            start_KP[:, layout.columns[spec.name]] = own.to(device)
     values_KP = start_KP.clone(memory_format=torch.contiguous_format)
     on_device = {path: change.to(device) for path, change in (base or {}).items()}
     return Bank(layout, values_KP, head_frame, start_KP, on_device)

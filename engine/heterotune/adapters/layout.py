@@ -174,6 +174,16 @@ class AdapterLayout:
         return groups
 
     @cached_property
+    def personal(self) -> tuple[TensorSpec, ...]:
+        """The tensors that a client keeps for itself: scope "client"."""
+        return tuple(spec for spec in self.tensors if spec.scope == "client")
+
+    @property
+    def trains_personal(self) -> bool:
+        """Whether a client's own model is another than the common one: some of what it keeps trains."""
+        return any(spec.trains for spec in self.personal)
+
+    @cached_property
     def num_travelling(self) -> int:
         """Elements that a client sends."""
         return sum(spec.num_elements for spec in self.travelling)

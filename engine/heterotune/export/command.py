@@ -16,7 +16,7 @@ from heterotune.config.schema import NO_QUANTIZATION
 from heterotune.errors import ExportError
 from heterotune.export.model_card import card_text
 from heterotune.export.peft_files import DEMA_TYPE, write_peft_adapter
-from heterotune.export.run_adapter import Choice, RunAdapter, has_personal_tensors, read_run_adapter
+from heterotune.export.run_adapter import Choice, RunAdapter, read_run_adapter
 from heterotune.export.stacking import LM_HEAD, StackedSite, stack_branches
 from heterotune.export.whole_model import write_base, write_merged
 from heterotune.fleet.model_source import EMBEDDED_PREFIX
@@ -186,7 +186,7 @@ def _head_notes(adapter: RunAdapter, sites: Mapping[str, StackedSite], form: Exp
     if form.head == "no-bias" and LM_HEAD in sites:
         largest = sites[LM_HEAD].bias_O.abs().max().item()
         notes.append(f"The head branch's bias is left out: every token's logit is off by its own, up to {largest:.3g}.")
-    if adapter.client is None and has_personal_tensors(adapter.layout):
+    if adapter.client is None and adapter.layout.trains_personal:
         notes.append("Clients' personal branches are left out; --client ID takes one client's in.")
     return notes
 

@@ -196,16 +196,11 @@ def _common(tensors: Mapping[str, Tensor], layout: AdapterLayout, file: Path) ->
     return values
 
 
-def has_personal_tensors(layout: AdapterLayout) -> bool:
-    """Return whether clients hold tensors that never leave them."""
-    return any(spec.scope == "client" for spec in layout.tensors)
-
-
 def _personal(clients: Path, config: RunConfig, layout: AdapterLayout, client: int | None) -> dict[str, Tensor]:
     """Return the personal tensors: a client's own, or their first values, with which the global adapter is scored."""
     store = ClientStore(clients, run_seed=config.seed)
     if client is not None:
-        if not has_personal_tensors(layout):
+        if not layout.trains_personal:
             raise ExportError(
                 f"--client {client}: the clients of {layout.model_type} hold no tensors of their own in this run, so "
                 "the global adapter is theirs. Leave --client out (heterotune.personal_rank gives them a branch)."

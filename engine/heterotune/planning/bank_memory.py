@@ -10,8 +10,7 @@ FP32 = 4
 
 def bank_bytes(shape: TypeShape, num_clients: int) -> int:
     """Return the bytes of a bank: values, gradients, values at the start (one row unless clients have their own)."""
-    own = any(spec.scope == "client" for spec in shape.layout.tensors)
-    rows = 2 * num_clients + (num_clients + 1 if own else 1)
+    rows = 2 * num_clients + (num_clients + 1 if shape.layout.personal else 1)
     return FP32 * shape.layout.num_columns * rows
 
 
