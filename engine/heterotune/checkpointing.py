@@ -6,7 +6,7 @@ from typing import Any
 
 from heterotune.background import Background
 from heterotune.checkpoint import Checkpoint, begin_checkpoint, best_checkpoint
-from heterotune.config.schema import CheckpointConfig
+from heterotune.config.record_options import CheckpointConfig
 from heterotune.file_digests import KnownFiles
 from heterotune.journal import Journal
 from heterotune.round_progress import RoundProgress

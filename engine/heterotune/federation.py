@@ -16,7 +16,8 @@ from heterotune.backbone.mapped import give_back_memory, mappable_files, write_m
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.roll_call import nodes_of_ranks
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
-from heterotune.config.schema import NO_QUANTIZATION, RunConfig
+from heterotune.config.engine_options import NO_QUANTIZATION
+from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.questions import Questions
 from heterotune.data.tokenizing import Rows

@@ -20,7 +20,7 @@ from heterotune.adapters.bank import Bank, HeadFrame
 from heterotune.adapters.layout import HeadBranch
 from heterotune.backbone.load import Backbone
 from heterotune.collective.channel import ROOT, Channel
-from heterotune.config.schema import HeterotuneOptions
+from heterotune.config.method_options import HeterotuneOptions
 from heterotune.data.tokenizing import IGNORED, Rows
 from heterotune.federation import Federation
 from heterotune.training.objective import ChunkBatch, client_losses

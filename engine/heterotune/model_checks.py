@@ -6,7 +6,8 @@ import importlib.util
 from collections.abc import Sequence
 
 from heterotune.adapters.tables import adapter_layout
-from heterotune.config.schema import NO_QUANTIZATION, RunConfig
+from heterotune.config.engine_options import NO_QUANTIZATION
+from heterotune.config.schema import RunConfig
 from heterotune.fleet.architectures import longest_independent_row
 from heterotune.fleet.model_types import ModelType
 

@@ -20,8 +20,8 @@ from heterotune.client_store import ClientStore
 from heterotune.collective.codecs import codec_named
 from heterotune.collective.ledger import Ledger
 from heterotune.collective.wire import decode, encode
+from heterotune.config.engine_options import CollectiveConfig
 from heterotune.config.fault_options import Byzantine, UpdateLimits
-from heterotune.config.schema import CollectiveConfig
 from heterotune.errors import WireError
 from heterotune.privacy.gaussian_mechanism import clip_updates
 from heterotune.randomness import generator

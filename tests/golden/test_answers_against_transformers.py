@@ -13,7 +13,10 @@ from heterotune.adapters.bank import stack_clients
 from heterotune.adapters.lora import lora_layout
 from heterotune.backbone.load import load_backbone, read_model
 from heterotune.collective.single import SingleChannel
-from heterotune.config.schema import DataConfig, EvaluateConfig, FedavgLoraOptions, FleetEntry
+from heterotune.config.data_options import DataConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.method_options import FedavgLoraOptions
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.corpora import Document
 from heterotune.data.questions import make_questions

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from heterotune.backbone.load import read_model
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.config.load import load_run
-from heterotune.config.schema import FleetEntry
 from heterotune.data.text_tokenizer import load_tokenizer
 from heterotune.errors import ModelError
 from heterotune.fleet.model_source import embedded_root

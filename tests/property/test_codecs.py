@@ -21,7 +21,7 @@ from heterotune.client_store import ClientStore
 from heterotune.collective import wire
 from heterotune.collective.int8_blocks import BLOCK
 from heterotune.collective.ledger import Ledger
-from heterotune.config.schema import CollectiveConfig
+from heterotune.config.engine_options import CollectiveConfig
 from heterotune.errors import WireError
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from heterotune.config.data_options import DataConfig
-from heterotune.config.schema import EvaluateConfig
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.row_cache import federated_data
 from heterotune.data.text_tokenizer import load_tokenizer
 from heterotune.errors import DataError

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from heterotune.config.schema import PartitionConfig
+from heterotune.config.data_options import PartitionConfig
 from heterotune.data.batches import batches
 from heterotune.data.document import Document
 from heterotune.data.facts import facts_of

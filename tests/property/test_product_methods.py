@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heterotune.adapters.layout import Branch
-from heterotune.config.schema import FleetEntry, RunConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.schema import RunConfig
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.server import GlobalAdapters
 from heterotune.strategies import make_strategy

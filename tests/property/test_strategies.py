@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from heterotune.aggregation.exact import ExactSum
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.config.methods import METHODS
-from heterotune.config.schema import FleetEntry, RunConfig
+from heterotune.config.schema import RunConfig
 from heterotune.fleet.model_types import read_model_types
 from heterotune.server import GlobalAdapters
 from heterotune.strategies import make_strategy

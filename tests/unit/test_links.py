@@ -18,8 +18,8 @@ from heterotune.collective import wire
 from heterotune.collective.ledger import Ledger
 from heterotune.collective.single import SingleChannel
 from heterotune.collective.wire import HEADER_BYTES
+from heterotune.config.engine_options import CollectiveConfig
 from heterotune.config.fault_options import Byzantine, UpdateLimits
-from heterotune.config.schema import CollectiveConfig
 from heterotune.downlink import Downlink
 from heterotune.errors import AggregationError
 from heterotune.fleet.chunks import Chunk

@@ -8,9 +8,9 @@ import pytest
 
 from heterotune.aggregation.quarantine import Verdict
 from heterotune.collective.single import SingleChannel
+from heterotune.config.cohort_options import CohortConfig
 from heterotune.config.fault_options import AggregateOptions, MisbehaviourOptions, UpdateLimits
 from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
-from heterotune.config.schema import CohortConfig
 from heterotune.errors import TooFewClients
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client

@@ -163,7 +163,7 @@ class _Round:
         from heterotune.adapters.layout import AdapterLayout, TensorSpec
         from heterotune.aggregation.round_sums import RoundSums
         from heterotune.collective.ledger import Ledger
-        from heterotune.config.schema import HeterotuneOptions
+        from heterotune.config.method_options import HeterotuneOptions
         from heterotune.downlink import Downlink
         from heterotune.fleet.chunks import Chunk
         from heterotune.fleet.clients import Client
@@ -198,7 +198,7 @@ class _Round:
     def run(self) -> None:
         """Run a round from trained updates to new values on all ranks."""
         from heterotune.client_store import ClientStore
-        from heterotune.config.schema import CollectiveConfig
+        from heterotune.config.engine_options import CollectiveConfig
         from heterotune.strategies.strategy import ServerRound
         from heterotune.topology import CohortCounts
         from heterotune.uplink import send_updates

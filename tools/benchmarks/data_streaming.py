@@ -73,7 +73,7 @@ def measure(path: Path, *, streaming: bool) -> dict[str, Any]:
     import numpy as np
 
     from heterotune.config.data_options import DataConfig
-    from heterotune.config.schema import EvaluateConfig
+    from heterotune.config.record_options import EvaluateConfig
     from heterotune.data.batches import batches
     from heterotune.data.overview import digest_of
     from heterotune.data.row_cache import federated_data

@@ -156,7 +156,7 @@ def _entries(ds_config: str, width: int) -> Callable[[int, int], list[Entry]]:
     """Load a model and return what makes a shape's entries: (what, chunk, client steps that it makes, call)."""
     from training_pass import limit_pass, make_batch, make_setting, random_model, train
 
-    from heterotune.config.schema import LocalConfig
+    from heterotune.config.method_options import LocalConfig
 
     setting = make_setting(random_model(width, num_layers=NUM_LAYERS, vocab_size=VOCAB_SIZE), ds_config=ds_config)
 

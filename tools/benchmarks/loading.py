@@ -124,7 +124,7 @@ def _largest_block_bytes(model_type: Any) -> int:
 
 
 def _model_types(model: str) -> Any:
-    from heterotune.config.schema import FleetEntry
+    from heterotune.config.fleet_options import FleetEntry
     from heterotune.fleet.model_types import read_model_types
 
     return read_model_types((FleetEntry(name="m", model=model, clients=1),))

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from training_pass import Setting, limit_pass, make_bank, make_batch, make_setting, random_model, train
 
 from heterotune.client_store import ClientStore
-from heterotune.config.schema import LocalConfig, RunConfig
+from heterotune.config.method_options import LocalConfig
+from heterotune.config.schema import RunConfig
 from heterotune.data.tokenizing import Rows
 from heterotune.federation import load_backbones
 from heterotune.fleet.model_types import read_model_types

@@ -20,7 +20,8 @@ from heterotune.adapters.layout import AdapterLayout, initial_value
 from heterotune.adapters.lora import lora_layout
 from heterotune.backbone.load import Backbone, load_backbone
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
-from heterotune.config.schema import FedavgLoraOptions, FleetEntry, LocalConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.method_options import FedavgLoraOptions, LocalConfig
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
 from heterotune.fleet.model_types import read_model_types

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
-from heterotune.config.schema import FedavgFullOptions
+from heterotune.config.method_options import FedavgFullOptions
 from heterotune.fleet.model_types import ModelType
 from heterotune.fleet.parameter_shapes import EMBEDDING, FINAL_NORM, INPUT_NORM, LM_HEAD, parameter_shapes
 

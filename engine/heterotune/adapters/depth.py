@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.adapters.lora import LoraBranch, lora_table, target_linears
-from heterotune.config.schema import DepthflOptions, InclusiveflOptions
+from heterotune.config.heterogeneous_options import DepthflOptions, InclusiveflOptions
 from heterotune.fleet.model_types import ModelType
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from heterotune.adapters.layout import Activation, AdapterLayout, Branch, Scope, TensorSpec
-from heterotune.config.schema import FedavgLoraOptions
+from heterotune.config.method_options import FedavgLoraOptions
 from heterotune.fleet.model_types import ALL_LINEARS, ModelType, linear_path
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from heterotune.adapters.layout import AdapterLayout, Branch
 from heterotune.config.explain import shown
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.errors import ModelError
 from heterotune.plain_files import MAX_JSON_BYTES, in_home, is_plain_file, read_small_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.adapters.lora import LoraBranch, lora_table, target_linears
-from heterotune.config.schema import FedprotoOptions
+from heterotune.config.heterogeneous_options import FedprotoOptions
 from heterotune.fleet.model_types import ModelType
 
 PROJECTION = "feature.projection"

@@ -18,7 +18,7 @@ from heterotune.backbone.frozen_lm import FrozenLM
 from heterotune.backbone.groups import spell_ranks
 from heterotune.backbone.mapped import map_model
 from heterotune.backbone.quantized import quantize_linears
-from heterotune.config.schema import NO_QUANTIZATION
+from heterotune.config.engine_options import NO_QUANTIZATION
 from heterotune.fleet.model_types import ModelType
 
 if TYPE_CHECKING:

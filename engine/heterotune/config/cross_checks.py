@@ -12,8 +12,10 @@ from heterotune.config.nearest import suggestion
 from heterotune.config.protection_checks import PROTECTION_CHECKS
 
 if TYPE_CHECKING:
+    from heterotune.config.cohort_options import CohortConfig
+    from heterotune.config.engine_options import ChunkConfig
+    from heterotune.config.fleet_options import FleetEntry
     from heterotune.config.method_options import HeterotuneOptions, LocalConfig
-    from heterotune.config.schema import ChunkConfig, CohortConfig, FleetEntry
 
 _MOST_SUGGESTIONS = 20  # guessing what was meant takes time
 

@@ -12,8 +12,9 @@ from heterotune.config.methods import METHODS, Needs
 from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
 
 if TYPE_CHECKING:
+    from heterotune.config.cohort_options import CohortConfig
+    from heterotune.config.engine_options import CollectiveConfig
     from heterotune.config.method_options import HeterotuneOptions
-    from heterotune.config.schema import CohortConfig, CollectiveConfig
 
 
 _NEW_COORDINATES = ("flora", "flexlora", "fedrolex")

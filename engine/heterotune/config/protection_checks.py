@@ -18,7 +18,8 @@ from heterotune.config.fault_options import (
 from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
 
 if TYPE_CHECKING:
-    from heterotune.config.schema import CollectiveConfig, FleetEntry
+    from heterotune.config.engine_options import CollectiveConfig
+    from heterotune.config.fleet_options import FleetEntry
 
 
 def cohort_problems(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from heterotune.config.data_options import DataConfig
-from heterotune.config.schema import EvaluateConfig
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.corpora import load_public, load_test
 from heterotune.data.corpus import Corpus, in_memory, open_corpus
 from heterotune.data.document import Document

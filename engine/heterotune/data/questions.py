@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from heterotune.config.schema import DataConfig, EvaluateConfig
+from heterotune.config.data_options import DataConfig
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import IGNORED, Rows, make_rows

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from heterotune.config.data_options import DataConfig
-from heterotune.config.schema import EvaluateConfig
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData, build_federated_data
 from heterotune.data.corpora import is_embedded, open_tables
 from heterotune.data.document import Document

@@ -15,7 +15,7 @@ from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank
 from heterotune.backbone.load import Backbone
 from heterotune.collective.channel import Channel
-from heterotune.config.schema import EvaluateConfig
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.questions import Questions
 from heterotune.data.tokenizing import IGNORED, Rows

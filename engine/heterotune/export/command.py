@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heterotune.backbone.load import DTYPES
+from heterotune.config.engine_options import NO_QUANTIZATION
 from heterotune.config.random_model import RANDOM_PREFIX
-from heterotune.config.schema import NO_QUANTIZATION
 from heterotune.errors import ExportError
 from heterotune.export.model_card import card_text
 from heterotune.export.peft_files import DEMA_TYPE, write_peft_adapter

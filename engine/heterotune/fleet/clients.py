@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heterotune.config.schema import CohortConfig
+from heterotune.config.cohort_options import CohortConfig
 from heterotune.fleet.model_types import ModelType
 from heterotune.randomness import NO_CLIENT, generator
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from heterotune.config.explain import shown
 from heterotune.config.field_types import LARGEST_COUNT
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.errors import ModelError
 from heterotune.fleet.checkpoint_files import choose_weights
 from heterotune.fleet.model_source import ModelSource, resolve_model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from heterotune.config.schema import CohortConfig, FleetEntry, RunConfig
+from heterotune.config.cohort_options import CohortConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError
 
 MAX_RANKS_PER_CORE = 4

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from heterotune.config.schema import NO_QUANTIZATION
+from heterotune.config.engine_options import NO_QUANTIZATION
 from heterotune.planning.shapes import TypeShape
 
 Place = Literal["replica", "cpu", "nvme", "device"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heterotune.config.schema import LocalConfig
+from heterotune.config.method_options import LocalConfig
 from heterotune.planning.shapes import TypeShape
 
 FP32 = 4

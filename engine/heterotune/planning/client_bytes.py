@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from heterotune.collective.codecs import codec_named
 from heterotune.collective.wire import message_bytes
-from heterotune.config.schema import CollectiveConfig
+from heterotune.config.engine_options import CollectiveConfig
 from heterotune.fleet.clients import enlist_clients, sample_cohort
 from heterotune.planning.setting import Setting
 from heterotune.planning.shapes import TypeShape

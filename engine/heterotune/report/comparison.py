@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from heterotune.config.field_types import StrategyName
 from heterotune.config.load import parse_run
-from heterotune.config.schema import StrategyName
 from heterotune.errors import ConfigError, LaunchError
 from heterotune.report.plots.learning import ALL_TYPES
 from heterotune.report.run_record import RunRecord, StrategyRecord, read_run

@@ -20,7 +20,8 @@ from heterotune.adapters.layout import AdapterLayout
 from heterotune.adapters.tables import adapter_layout
 from heterotune.backbone.frozen_lm import EarlyExits
 from heterotune.backbone.load import Backbone
-from heterotune.config.schema import DepthflOptions, RunConfig
+from heterotune.config.heterogeneous_options import DepthflOptions
+from heterotune.config.schema import RunConfig
 from heterotune.strategies.strategy import Strategy
 from heterotune.training.local_rule import LocalRule
 from heterotune.training.objective import ChunkBatch, mean_by_client

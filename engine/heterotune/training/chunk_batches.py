@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from heterotune.config.schema import LocalConfig
+from heterotune.config.method_options import LocalConfig
 from heterotune.data.batches import batches
 from heterotune.data.tokenizing import IGNORED, Rows
 from heterotune.fleet.chunks import Chunk

@@ -14,7 +14,7 @@ from torch import Tensor
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank
 from heterotune.backbone.load import Backbone
-from heterotune.config.schema import LocalConfig
+from heterotune.config.method_options import LocalConfig
 from heterotune.fleet.chunks import Chunk
 from heterotune.training.local_rule import PLAIN, LocalRule
 from heterotune.training.objective import ChunkBatch, idle_batch

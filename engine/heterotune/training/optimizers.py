@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from heterotune.adapters.layout import AdapterLayout
-from heterotune.config.schema import LocalConfig
+from heterotune.config.method_options import LocalConfig
 
 CLIP_EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 

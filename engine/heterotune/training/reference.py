@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 from heterotune.adapters.bank import HeadFrame
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.backbone.frozen_lm import FrozenLM
-from heterotune.config.schema import LocalConfig
+from heterotune.config.method_options import LocalConfig
 from heterotune.data.tokenizing import IGNORED
 from heterotune.training.optimizers import learning_rate_at
 

@@ -19,7 +19,7 @@ from heterotune.backbone.load import Backbone, load_backbone
 from heterotune.collective.meeting_point import open_store
 from heterotune.collective.opening import open_channel
 from heterotune.config.deepspeed_json import read_ds_config
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.fleet.model_types import ModelType, read_model_types
 
 SHAPE: dict[str, Any] = {

@@ -18,7 +18,7 @@ from heterotune.backbone.shard_group import ShardGroup, check_same_in_group, for
 from heterotune.collective.meeting_point import open_store
 from heterotune.collective.opening import open_channel
 from heterotune.config.deepspeed_json import read_ds_config
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.errors import CollectiveError
 from heterotune.fleet.model_types import ModelType, read_model_types
 

@@ -15,8 +15,8 @@ import torch
 from heterotune import preflight
 from heterotune.collective.channel import Channel
 from heterotune.collective.opening import open_channel
+from heterotune.config.engine_options import CollectiveConfig
 from heterotune.config.load import load_run
-from heterotune.config.schema import CollectiveConfig
 from heterotune.federation import Federation, load_backbones
 from heterotune.journal import Journal
 from heterotune.run_folder import RunFolder

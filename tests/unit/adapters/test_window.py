@@ -7,8 +7,8 @@ import pytest
 
 from heterotune.adapters.window import Window
 from heterotune.adapters.windowed_lora import windowed_lora_layout
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.config.product_options import FedrolexOptions, HeteroflOptions
-from heterotune.config.schema import FleetEntry
 from heterotune.fleet.model_types import read_model_types
 
 MODEL = "random:hidden_size=16,intermediate_size=24,num_attention_heads=2,vocab_size=97"

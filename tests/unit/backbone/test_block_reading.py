@@ -12,7 +12,7 @@ from heterotune.backbone import block_reading, sharded_reading
 from heterotune.backbone.architecture import blocks, lm_on_meta
 from heterotune.backbone.heap import trim_heap
 from heterotune.backbone.load import read_model
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.errors import ModelError
 from heterotune.fleet.model_types import read_model_types
 from heterotune.profiling.process_memory import status_bytes

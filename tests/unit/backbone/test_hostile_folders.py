@@ -13,7 +13,8 @@ import torch
 
 from heterotune.backbone.architecture import lm_config
 from heterotune.backbone.load import load_backbone, read_model
-from heterotune.config.schema import DataConfig, FleetEntry
+from heterotune.config.data_options import DataConfig
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.data.corpora import load_corpus
 from heterotune.data.text_tokenizer import load_tokenizer
 from heterotune.errors import DataError, ModelError

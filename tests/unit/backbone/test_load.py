@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from heterotune.backbone.load import load_backbone, read_model
 from heterotune.backbone.mapped import map_model, mappable_files, write_mappable, written_files
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.errors import ModelError
 from heterotune.fleet.model_source import embedded_root
 from heterotune.fleet.model_types import read_model_types

@@ -13,7 +13,7 @@ from heterotune.adapters.bank import stack_clients
 from heterotune.adapters.layout import initial_value
 from heterotune.adapters.lora import lora_layout
 from heterotune.backbone.quantized import quantization_states
-from heterotune.config.schema import FedavgLoraOptions
+from heterotune.config.method_options import FedavgLoraOptions
 from heterotune.randomness import NO_CLIENT
 from heterotune.training.objective import ChunkBatch, client_losses
 

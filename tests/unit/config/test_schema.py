@@ -8,9 +8,12 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from heterotune.config import field_types, method_options, schema
+from heterotune.config.cohort_options import CohortConfig
 from heterotune.config.load import parse_run
+from heterotune.config.method_options import LocalConfig
 from heterotune.config.methods import METHODS
-from heterotune.config.schema import CohortConfig, LocalConfig, PromptFields, RunConfig, TextFields
+from heterotune.config.row_fields import PromptFields, TextFields
+from heterotune.config.schema import RunConfig
 
 MODELS = sorted(
     {

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from heterotune.collective.codecs import CODECS
-from heterotune.config.schema import CollectiveConfig
+from heterotune.config.engine_options import CollectiveConfig
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from heterotune.config.schema import DataConfig, EvaluateConfig
+from heterotune.config.data_options import DataConfig
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data import corpus as corpus_module
 from heterotune.data.clients_data import FederatedData, build_federated_data, build_public_rows
 from heterotune.data.corpora import Document, load_corpus

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from heterotune.config.schema import DataConfig
+from heterotune.config.data_options import DataConfig
 from heterotune.data.corpora import Document, load_corpus, load_public, public_texts
 from heterotune.data.stdlib_source import PUBLIC_MODULES
 from heterotune.errors import DataError

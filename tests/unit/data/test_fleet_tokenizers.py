@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heterotune.config.schema import DataConfig, EvaluateConfig, FleetEntry
+from heterotune.config.data_options import DataConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData, build_federated_data
 from heterotune.data.fleet_tokenizers import load_fleet_tokenizers, rows_of_types
 from heterotune.data.overview import digest_of

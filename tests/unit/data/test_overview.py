@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from heterotune.config.data_options import DataConfig
-from heterotune.config.schema import EvaluateConfig
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data import corpus as corpus_module
 from heterotune.data.clients_data import FederatedData, build_federated_data
 from heterotune.data.document import Document

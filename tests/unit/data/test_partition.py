@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from heterotune.config.schema import PartitionConfig
+from heterotune.config.data_options import PartitionConfig
 from heterotune.data import partition as partition_module
 from heterotune.data.document import Document
 from heterotune.data.facts import facts_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heterotune.config.schema import DataConfig, EvaluateConfig
+from heterotune.config.data_options import DataConfig
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.corpora import Document
 from heterotune.data.questions import make_questions, picked_metrics, without_end

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from heterotune.config.data_options import DataConfig
-from heterotune.config.schema import EvaluateConfig
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data import row_cache
 from heterotune.data.clients_data import FederatedData, build_federated_data
 from heterotune.data.overview import digest_of

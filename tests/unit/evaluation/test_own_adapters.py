@@ -12,13 +12,10 @@ from heterotune.adapters.dema import dema_layout
 from heterotune.adapters.dense import full_layout
 from heterotune.backbone.load import load_backbone
 from heterotune.collective.single import SingleChannel
-from heterotune.config.schema import (
-    DataConfig,
-    EvaluateConfig,
-    FedavgFullOptions,
-    FleetEntry,
-    HeterotuneOptions,
-)
+from heterotune.config.data_options import DataConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.method_options import FedavgFullOptions, HeterotuneOptions
+from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.corpora import Document
 from heterotune.data.questions import make_questions

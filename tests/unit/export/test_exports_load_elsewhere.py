@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from heterotune.adapters.peft_start import read_starts
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.data.text_tokenizer import load_tokenizer
 from heterotune.export.stacking import stack_branches
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.errors import ModelError
 from heterotune.fleet.model_source import describe_model
 from heterotune.fleet.model_types import read_model_types

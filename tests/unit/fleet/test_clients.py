@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heterotune.config.schema import CohortConfig
+from heterotune.config.cohort_options import CohortConfig
 from heterotune.fleet.assignment import assign_chunks, common_pauses, passes_in_lock_step
 from heterotune.fleet.chunks import Chunk, form_chunks
 from heterotune.fleet.clients import Client, sample_cohort

@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.data.text_tokenizer import load_tokenizer
 from heterotune.errors import ModelError
 from heterotune.fleet.hub import MODEL_FILES

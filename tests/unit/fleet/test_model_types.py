@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.errors import ModelError
 from heterotune.fleet.model_source import resolve_model
 from heterotune.fleet.model_types import linear_path, read_model_types

@@ -10,7 +10,8 @@ from heterotune.adapters.bank import Bank, stack_clients
 from heterotune.adapters.layout import AdapterLayout, initial_value
 from heterotune.adapters.lora import lora_layout
 from heterotune.backbone.load import DTYPES, load_backbone
-from heterotune.config.schema import FedavgLoraOptions, FleetEntry
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.method_options import FedavgLoraOptions
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.planning.activations import saved_by_layer, total
 from heterotune.planning.shapes import TypeShape

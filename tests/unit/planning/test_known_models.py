@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from heterotune.config.schema import FleetEntry
+from heterotune.config.fleet_options import FleetEntry
 from heterotune.fleet.model_types import read_model_types
 from heterotune.planning.known_models import HUB_IDS, KNOWN_MODELS, describe
 

@@ -10,7 +10,8 @@ import torch
 
 from heterotune.adapters.bank import stack_clients
 from heterotune.adapters.control_variates import COMMON, OWN
-from heterotune.config.schema import FleetEntry, RunConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.schema import RunConfig
 from heterotune.fleet.model_types import read_model_types
 from heterotune.server import GlobalAdapters
 from heterotune.strategies import make_strategy

@@ -12,7 +12,8 @@ from heterotune.adapters.depth import depthfl_layout, inclusivefl_layout
 from heterotune.backbone.exit_loss import ExitLoss
 from heterotune.backbone.frozen_lm import EarlyExits
 from heterotune.backbone.load import load_backbone
-from heterotune.config.schema import DepthflOptions, FleetEntry, InclusiveflOptions
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.heterogeneous_options import DepthflOptions, InclusiveflOptions
 from heterotune.fleet.model_types import read_model_types
 from heterotune.strategies.depthfl import distillation_weight
 from heterotune.strategies.inclusivefl import combine

@@ -9,7 +9,8 @@ from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import stack_clients
 from heterotune.adapters.prototypes import OWN_PROJECTION, PROJECTION, PROTOTYPES, SEEN, fedproto_layout
 from heterotune.backbone.load import load_backbone
-from heterotune.config.schema import FedprotoOptions, FleetEntry
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.heterogeneous_options import FedprotoOptions
 from heterotune.data.tokenizing import IGNORED
 from heterotune.fleet.model_types import read_model_types
 from heterotune.server import GlobalAdapters

@@ -11,7 +11,7 @@ from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.aggregation.exact import ExactSum
 from heterotune.client_store import ClientStore
 from heterotune.collective.single import SingleChannel
-from heterotune.config.schema import LocalConfig
+from heterotune.config.method_options import LocalConfig
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
 from heterotune.privacy.gaussian_mechanism import add_noise, noise

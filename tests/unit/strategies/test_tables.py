@@ -11,7 +11,8 @@ import torch
 
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.field_types import StrategyName
-from heterotune.config.schema import FleetEntry, RunConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.schema import RunConfig
 from heterotune.fleet.model_types import read_model_types
 from heterotune.strategies import make_strategy
 from heterotune.strategies.strategy import ServerRound, TypeUpdate

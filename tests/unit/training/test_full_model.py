@@ -15,7 +15,8 @@ from heterotune.adapters.bank import stack_clients
 from heterotune.adapters.dense import LM_HEAD, full_layout
 from heterotune.backbone.load import load_backbone, read_model
 from heterotune.config.deepspeed_json import read_ds_config
-from heterotune.config.schema import FedavgFullOptions, FleetEntry, LocalConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.method_options import FedavgFullOptions, LocalConfig
 from heterotune.data.tokenizing import Rows
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client

@@ -13,7 +13,8 @@ from heterotune.adapters.bank import HeadFrame, stack_clients
 from heterotune.adapters.dema import dema_layout
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.backbone.load import load_backbone
-from heterotune.config.schema import FleetEntry, HeterotuneOptions, LocalConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.method_options import HeterotuneOptions, LocalConfig
 from heterotune.data.tokenizing import Rows
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client

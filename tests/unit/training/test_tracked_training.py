@@ -10,7 +10,8 @@ from heterotune.adapters.bank import stack_clients
 from heterotune.adapters.layout import initial_value
 from heterotune.adapters.lora import lora_layout
 from heterotune.backbone.load import load_backbone
-from heterotune.config.schema import FedavgLoraOptions, FleetEntry, LocalConfig
+from heterotune.config.fleet_options import FleetEntry
+from heterotune.config.method_options import FedavgLoraOptions, LocalConfig
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
 from heterotune.fleet.model_types import read_model_types
