@@ -16,7 +16,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from heterotune.strategies.strategy import Combine, Combined, ServerRound, TypeUpdate, fedavg
+from heterotune.adapters.tables import adapter_layout
+from heterotune.config.baseline_options import FedadagradOptions, FedadamOptions
+from heterotune.config.schema import RunConfig
+from heterotune.strategies.strategy import Combine, Combined, ServerRound, Strategy, TypeUpdate, fedavg
 
 SecondMoment = Callable[[Tensor, Tensor], Tensor]
 """(v, delta²) -> the new v."""
@@ -43,6 +46,18 @@ def adaptive_server(*, beta: float, second_moment: SecondMoment, learning_rate: 
         return change_P, {f"m/{key}": first_P, f"v/{key}": second_P}
 
     return partial(_combine, step=step)
+
+
+def adaptive_strategy(config: RunConfig, name: str, *, beta: float, second_moment: SecondMoment) -> Strategy:
+    """Return FedAvg of LoRA with an adaptive server; all clients weigh the same, as in the paper's algorithm 2."""
+    options: FedadamOptions | FedadagradOptions = getattr(config, name)
+    combine = adaptive_server(
+        beta=beta,
+        second_moment=second_moment,
+        learning_rate=options.server_learning_rate,
+        tau=options.adaptivity,
+    )
+    return Strategy(name, partial(adapter_layout, name, config), combine, weights="clients")
 
 
 def adagrad_moment(second_P: Tensor, square_P: Tensor) -> Tensor:
