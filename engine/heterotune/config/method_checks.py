@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heterotune.config.fault_options import AggregateOptions, MisbehaviourOptions
-from heterotune.config.methods import METHODS, Needs
+from heterotune.config.methods import Needs, needs_of
 from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def _something_travels(strategy: str, compare_with: tuple[str, ...], privacy: Pr
 
 
 def _needs(methods: tuple[str, ...], heterotune: HeterotuneOptions) -> dict[str, Needs]:
-    """Return what each method of a run needs; as `RunConfig.needs_of`."""
-    return {name: heterotune.needs if name == "heterotune" else METHODS[name].needs for name in methods}
+    """Return what each method of a run needs; only heterotune's options change that."""
+    return {name: needs_of(name, heterotune if name == "heterotune" else None) for name in methods}
 
 
 METHOD_CHECKS = (

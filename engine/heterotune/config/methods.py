@@ -125,3 +125,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     }
 )
 """Name in a run file -> the method."""
+
+
+def needs_of(method: str, options: object) -> Needs:
+    """Return what a method's server needs of a round's updates; its options may need more than the method does."""
+    return getattr(options, "needs", METHODS[method].needs)

@@ -43,7 +43,7 @@ from heterotune.config.method_options import (
     HeterotuneOptions,
     LocalConfig,
 )
-from heterotune.config.methods import METHODS, Needs
+from heterotune.config.methods import Needs, needs_of
 from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
 from heterotune.config.product_options import (
     FedexLoraOptions,
@@ -151,8 +151,8 @@ class RunConfig(Section):
     """Write scalars for TensorBoard into RUN/tensorboard while the run goes on."""
 
     def needs_of(self, strategy: StrategyName) -> Needs:
-        """Return what a method's server needs of a round's updates; its options may need more than the method does."""
-        return getattr(getattr(self, strategy, None), "needs", METHODS[strategy].needs)
+        """Return what a method's server needs of a round's updates."""
+        return needs_of(strategy, getattr(self, strategy, None))
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
