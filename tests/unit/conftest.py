@@ -48,3 +48,16 @@ def summary() -> dict[str, Any]:
         "peak_bytes": [],
         "global_adapter_sha256": "cd" * 32,
     }
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch) -> Path:
+    """A cluster whose sbatch says 42, and no look at models, data and launchers; returns the folder of its commands."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sbatch").write_text("#!/bin/sh\necho 42\n")
+    (tools / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setattr("heterotune.preflight.check", lambda config: None)
+    monkeypatch.setattr("heterotune.submit_command.choose_via", lambda request, python, warn, dry_run: "mpirun")
+    return tools

@@ -119,29 +119,22 @@ def finished_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def reader(finished_run: Path, tmp_path: Path, monkeypatch, summary) -> Path:
+def reader(finished_run: Path, tmp_path: Path, monkeypatch, summary, cluster) -> Path:
     """Where a reader stands: a checkout's folders, a run file, a finished run; ranks and Slurm are played."""
     for name in ("launch", "ds_configs", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copy(finished_run / "run-file.yaml", tmp_path / "run.yaml")
     shutil.copytree(finished_run, tmp_path / "runs" / "done")
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "sbatch").write_text("#!/bin/sh\necho 42\n")
-    (tools / "sbatch").chmod(0o755)
 
     def run_local(folder: RunFolder, num_ranks: int, **options: object) -> int:
         folder.write_summary(summary)
         return 0
 
     monkeypatch.setattr("heterotune.launching.local.run_local", run_local)
-    monkeypatch.setattr("heterotune.preflight.check", lambda config: None)
     monkeypatch.setattr("heterotune.doctor.examine", lambda ds_config, *, fix, say: [])
     monkeypatch.setattr("heterotune.local_run.usable_cores", lambda: 8)
-    monkeypatch.setattr("heterotune.submit_command.choose_via", lambda request, python, warn, dry_run: "mpirun")
     monkeypatch.setattr("heterotune.submit_command.follow", lambda submission, *, on_change, on_poll: 0)
     monkeypatch.setattr("heterotune.submit_command._show_end", lambda submission, code, console: None)
-    monkeypatch.setenv("PATH", str(tools))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

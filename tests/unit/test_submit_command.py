@@ -4,24 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from heterotune.errors import DataError
 from heterotune.launching.submit import Submission
 from heterotune.run_folder import RunFolder
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch) -> Path:
-    """A cluster whose sbatch says 42, and no look at models, data and launchers; returns the folder of its commands."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "sbatch").write_text("#!/bin/sh\necho 42\n")
-    (tools / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tools))
-    monkeypatch.setattr("heterotune.preflight.check", lambda config: None)
-    monkeypatch.setattr("heterotune.submit_command.choose_via", lambda request, python, warn, dry_run: "mpirun")
-    return tools
 
 
 def test_a_dry_run_prints_the_script_and_makes_nothing(run_yaml: Path, tmp_path: Path, heterotune) -> None:

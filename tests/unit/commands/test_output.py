@@ -69,14 +69,7 @@ def test_doctor_prints_its_checks(heterotune, monkeypatch) -> None:
     assert "building" in done.stderr
 
 
-def test_submit_prints_its_job(run_yaml: Path, tmp_path: Path, heterotune, monkeypatch) -> None:
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "sbatch").write_text("#!/bin/sh\necho 42\n")
-    (tools / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tools))
-    monkeypatch.setattr("heterotune.preflight.check", lambda config: None)
-    monkeypatch.setattr("heterotune.submit_command.choose_via", lambda request, python, warn, dry_run: "mpirun")
+def test_submit_prints_its_job(run_yaml: Path, tmp_path: Path, heterotune, cluster) -> None:
     done = heterotune("submit", run_yaml, "--run-dir", tmp_path / "run", "--array", "1-2", "--json")
     told = json.loads(done.stdout)
     folders = [tmp_path / "run" / f"seed-{seed}" for seed in (1, 2)]
