@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes or refreshes .venv at the top of the repository; other scripts source this file, and then $VENV_BIN holds its commands.
-# Nothing is installed when pyproject.toml and constraints.txt are as they were the last time.
+# Nothing is installed when pyproject.toml and constraints.txt are as they were the last time. A script that sets
+# venv_extras="[test,...]" before gets what these extras need, too; without it the engine's own packages do.
 
 repo_root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV_BIN="$repo_root/.venv/bin"
@@ -22,11 +23,20 @@ wanted_stamp() {
     echo "$repo_root"
 }
 
+# Whether .venv is what the files ask for; one with extras has all that the engine needs.
+is_set_up() {
+    local stamp
+    for stamp in "$@"; do
+        [[ -f "$stamp" && -x "$VENV_BIN/python" && "$(cat "$stamp")" == "$(wanted_stamp)" ]] && return 0
+    done
+    return 1
+}
+
 setup_venv() {
-    local stamp="$repo_root/.venv/heterotune-stamp"
-    if [[ -f "$stamp" && -x "$VENV_BIN/python" && "$(cat "$stamp")" == "$(wanted_stamp)" ]]; then
-        return 0
-    fi
+    local with_extras="$repo_root/.venv/heterotune-stamp" alone="$repo_root/.venv/heterotune-stamp-engine"
+    local stamps=("$with_extras" "$alone")
+    [[ -n "${venv_extras:-}" ]] && stamps=("$with_extras")
+    is_set_up "${stamps[@]}" && return 0
     local python
     python="$(find_python)" || return 1
     if [[ ! -x "$VENV_BIN/python" ]] || ! "$VENV_BIN/python" -m pip --version >/dev/null 2>&1; then
@@ -37,8 +47,8 @@ setup_venv() {
         fi
     fi
     echo "Installing pinned packages into .venv (once; some minutes) ..." >&2
-    (cd "$repo_root" && "$VENV_BIN/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,privacy,eval,bnb]') || return 1
-    wanted_stamp >"$stamp"
+    (cd "$repo_root" && "$VENV_BIN/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${venv_extras:-}") || return 1
+    wanted_stamp >"${stamps[-1]}"
 }
 
 setup_venv

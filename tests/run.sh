@@ -4,6 +4,7 @@
 # then those that strike processes, start Slurm, install or watch a browser, one after the other.
 # Root gets what some of them drive from Debian (debian_packages.sh); elsewhere those tests are skipped.
 set -euo pipefail
+venv_extras="[test,privacy,eval,bnb]"
 source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/setup_venv.sh"
 cd "$repo_root"
 source tests/debian_packages.sh

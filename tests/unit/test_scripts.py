@@ -69,6 +69,21 @@ def test_nothing_is_installed_when_nothing_changed(checkout: Path) -> None:
     assert bash(checkout / "tests" / "run.sh", PATH=str(tools)).returncode != 0
 
 
+def test_the_demo_needs_the_engine_alone(checkout: Path) -> None:
+    tools = folder_of_tools(checkout / "bin", "dirname", "cat", "cksum")
+    commands = checkout / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    for name in ("python", "heterotune"):
+        (commands / name).write_text(f'#!/bin/sh\necho "{name} $*"\n')
+        (commands / name).chmod(0o755)
+    stamp = bash("-c", f"source {checkout}/launch/setup_venv.sh 2>/dev/null; wanted_stamp", PATH=str(tools)).stdout
+    (checkout / ".venv" / "heterotune-stamp-engine").write_text(stamp)
+    assert bash(checkout / "launch" / "demo.sh", PATH=str(tools)).stdout.startswith("heterotune run launch/runs/demo")
+    assert bash(checkout / "tests" / "run.sh", PATH=str(tools)).returncode != 0  # its packages are still to come
+    (checkout / ".venv" / "heterotune-stamp-engine").rename(checkout / ".venv" / "heterotune-stamp")
+    assert bash(checkout / "launch" / "demo.sh", PATH=str(tools)).returncode == 0
+
+
 @pytest.mark.parametrize("fails", ["tests/unit", "tests/cluster"])
 def test_a_failure_in_either_part_is_a_failure(checkout: Path, fails: str) -> None:
     (checkout / "launch" / "setup_venv.sh").write_text(f'repo_root={checkout}\nVENV_BIN="$repo_root"\n')
