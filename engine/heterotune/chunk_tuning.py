@@ -23,7 +23,7 @@ from heterotune import __version__
 from heterotune.adapters.bank import stack_clients
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.fleet.chunks import Chunk
-from heterotune.fleet.clients import Client, sample_cohort
+from heterotune.fleet.clients import Client, cohort_counts
 from heterotune.profiling.memory import ResidentPeak
 from heterotune.randomness import NO_CLIENT
 from heterotune.simulation import Simulation
@@ -52,18 +52,15 @@ def pick_chunk_clients(simulation: Simulation) -> dict[int, int]:
         simulation: Ready to train; nothing of it is changed.
     """
     chosen = simulation.config.chunk
-    cohort = sample_cohort(
-        simulation.federation.clients, simulation.config.cohort, run_seed=simulation.config.seed, round_number=1
-    )
+    counts = cohort_counts(simulation.federation.population, simulation.config.cohort)
     picks = {}
     for place, model_type in enumerate(simulation.federation.model_types):
-        num_in_cohort = sum(client.model_type == place for client in cohort)
         if model_type.name in chosen.of_type:
             picks[place] = chosen.of_type[model_type.name]
         elif chosen.clients != "auto":
             picks[place] = chosen.clients
         else:
-            picks[place] = _pick(simulation, place, max(1, num_in_cohort))
+            picks[place] = _pick(simulation, place, max(1, counts.get(place, 0)))
     return picks
 
 

@@ -21,7 +21,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.questions import Questions
 from heterotune.data.tokenizing import Rows
-from heterotune.fleet.clients import Client
+from heterotune.fleet.clients import Population
 from heterotune.fleet.model_types import ModelType
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Federation:
         config: The resolved run.
         channel: How ranks talk.
         model_types: The fleet, in its order.
-        clients: Every client that has data, in client order.
+        population: Every client.
         data: Rows of every client and the held-out rows.
         public: Public rows that alignment reads; None if the run aligns nothing.
         backbones: One frozen LLaMA for each model type.
@@ -48,7 +48,7 @@ class Federation:
     config: RunConfig
     channel: Channel
     model_types: tuple[ModelType, ...]
-    clients: tuple[Client, ...]
+    population: Population
     data: FederatedData
     public: Rows | None
     backbones: tuple[Backbone, ...]

@@ -8,24 +8,23 @@ from dataclasses import replace
 
 from heterotune.data.tokenizing import concatenate_rows
 from heterotune.federation import Federation
-from heterotune.fleet.clients import Client
+from heterotune.fleet.clients import Client, Population
 
 
-def pool_clients(clients: Sequence[Client]) -> dict[int, Client]:
+def pool_clients(population: Population) -> dict[int, Client]:
     """Return place of a model type -> the client that stands for all of its clients, with the first one's number."""
-    num_rows: Counter[int] = Counter()
-    first: dict[int, int] = {}
-    for client in clients:
-        num_rows[client.model_type] += client.num_rows
-        first.setdefault(client.model_type, client.client_id)
-    return {place: Client(client_id, place, num_rows[place]) for place, client_id in first.items()}
+    return {
+        place: Client(int(ids[0]), place, int(population.rows_of(ids).sum()))
+        for place, ids in enumerate(population.members)
+        if len(ids)
+    }
 
 
 def pool_data(federation: Federation) -> Federation:
     """Return a federation in which the clients of `pool_clients` have all rows of their types, in client order."""
     train = list(federation.data.train)
-    for place, pooled in pool_clients(federation.clients).items():
-        members = [client.client_id for client in federation.clients if client.model_type == place]
+    for place, pooled in pool_clients(federation.population).items():
+        members = federation.population.ids_of(place)
         train[pooled.client_id] = concatenate_rows([federation.data.train[client_id] for client_id in members])
     return replace(federation, data=replace(federation.data, train=tuple(train)))
 

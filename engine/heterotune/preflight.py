@@ -19,7 +19,7 @@ from heterotune.data.row_cache import federated_data
 from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import Rows
 from heterotune.errors import ConfigError, DataError, ModelError
-from heterotune.fleet.clients import Client, cohort_counts, enlist_clients, populations
+from heterotune.fleet.clients import Population, cohort_counts, draws_of_types, enlist_clients
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.model_checks import has_head, model_problems, tokenizer_problems
@@ -34,14 +34,14 @@ class CheckedRun:
         model_types: The fleet.
         tokenizers: Each model type's.
         data_of_type: The data in each model type's tokens; see `rows_of_types`.
-        clients: Every client that has data.
+        population: Every client.
     """
 
     config: RunConfig
     model_types: tuple[ModelType, ...]
     tokenizers: tuple[TextTokenizer, ...]
     data_of_type: tuple[FederatedData, ...]
-    clients: tuple[Client, ...]
+    population: Population
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -71,12 +71,12 @@ def check(config: RunConfig) -> CheckedRun:
     config = with_known_starts(config, model_types)
     data_of_type = load_data(config, model_types, tokenizers)
     config = with_counted_classes(config, data_of_type[0].label_names)
-    clients = enlist_clients(model_types, [len(rows) for rows in data_of_type[0].train])
-    check_protection(config, model_types, clients)
-    config = with_picked_noise(config, model_types, clients)
+    population = enlist_clients(model_types, [len(rows) for rows in data_of_type[0].train])
+    check_protection(config, model_types, population)
+    config = with_picked_noise(config, model_types, population)
     metrics = picked_metrics(config.evaluate.metrics, data_of_type[0])
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"metrics": metrics})})
-    return CheckedRun(config, model_types, tokenizers, data_of_type, clients)
+    return CheckedRun(config, model_types, tokenizers, data_of_type, population)
 
 
 def load_data(
@@ -123,22 +123,22 @@ def with_known_starts(config: RunConfig, model_types: Sequence[ModelType]) -> Ru
     return config
 
 
-def check_protection(config: RunConfig, model_types: Sequence[ModelType], clients: Sequence[Client]) -> None:
+def check_protection(config: RunConfig, model_types: Sequence[ModelType], population: Population) -> None:
     """Check that a round has the clients that its protection needs, and that hostile ones exist.
 
     Raises:
         ConfigError: With every problem.
     """
-    sizes = {model_types[place].name: count for place, count in cohort_counts(clients, config.cohort).items()}
+    sizes = {model_types[place].name: count for place, count in cohort_counts(population, config.cohort).items()}
     problems = cohort_problems(
         sizes, config.aggregate, config.secure_aggregation, min_clients=config.cohort.min_clients
     )
     if problems:
         raise ConfigError(problems)
-    hostile_clients(clients, config.misbehaviour.byzantine, run_seed=config.seed)
+    hostile_clients(population, config.misbehaviour.byzantine, run_seed=config.seed)
 
 
-def with_picked_noise(config: RunConfig, model_types: Sequence[ModelType], clients: Sequence[Client]) -> RunConfig:
+def with_picked_noise(config: RunConfig, model_types: Sequence[ModelType], population: Population) -> RunConfig:
     """Return the run with the noise that privacy.noise_multiplier = auto means.
 
     Raises:
@@ -148,7 +148,7 @@ def with_picked_noise(config: RunConfig, model_types: Sequence[ModelType], clien
         return config
     from heterotune.privacy.account import picked_noise  # imports torch
 
-    of_type = populations(clients, config.cohort)
+    of_type = draws_of_types(population, config.cohort)
     methods = (config.strategy, *config.compare_with)
     layouts, of_layout = [], {}
     for method in methods:

@@ -17,7 +17,7 @@ from heterotune.config.fault_options import SINGLE_UPDATE_RULES, AggregateOption
 from heterotune.config.methods import Needs
 from heterotune.config.schema import RunConfig
 from heterotune.errors import TooFewClients
-from heterotune.fleet.clients import Client, populations
+from heterotune.fleet.clients import Population, draws_of_types
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.journal import Journal
 from heterotune.privacy.account import PrivacyAccount
@@ -46,7 +46,7 @@ class Protection:
     def __init__(
         self,
         config: RunConfig,
-        clients: Sequence[Client],
+        population: Population,
         layouts: Sequence[AdapterLayout],
         journal: Journal,
         needs: Needs = "slices",
@@ -55,7 +55,7 @@ class Protection:
 
         Args:
             config: The run.
-            clients: The whole fleet.
+            population: The whole fleet.
             layouts: Of all model types.
             journal: This rank's.
             needs: What the method needs of a round's updates.
@@ -63,16 +63,16 @@ class Protection:
         self._config, self._layouts, self._journal = config, layouts, journal
         self._needs_each = needs == "single updates"
         self._is_single = self._needs_each or config.aggregate.rule in SINGLE_UPDATE_RULES
-        self._num_empty = config.num_clients - len(clients)
+        self._num_empty = population.num_clients - population.num_members
         self._kept: dict[int, KeptUpdates] = {}
         self._metrics: list[dict[str, Any]] = []
         self._plan = RoundPlan(0, (), ())
         self._groups: dict[int, SecureGroup] = {}
         self._account: PrivacyAccount | None = None
         if config.privacy.mechanism != "none":
-            self._account = PrivacyAccount(config.privacy, layouts, populations(clients, config.cohort))
-        self._hostile = hostile_clients(clients, config.misbehaviour.byzantine, run_seed=config.seed)
-        self._type_of = {client.client_id: client.model_type for client in clients}
+            self._account = PrivacyAccount(config.privacy, layouts, draws_of_types(population, config.cohort))
+        self._hostile = hostile_clients(population, config.misbehaviour.byzantine, run_seed=config.seed)
+        self._type_of = population.model_type_of
         self.usual_norms: dict[int, float] = {}
 
     def checks(self, place: int) -> UpdateChecks:

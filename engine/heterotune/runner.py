@@ -76,7 +76,7 @@ def run_strategies(
             config=config,
             channel=channel,
             model_types=checked.model_types,
-            clients=checked.clients,
+            population=checked.population,
             data=checked.data,
             public=public_rows(checked),
             backbones=load_backbones(checked.model_types, config, channel, device, folder.path),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -34,7 +33,7 @@ from heterotune.evaluation.probes import gather_scores
 from heterotune.federation import Federation
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import form_chunks
-from heterotune.fleet.clients import clients_of_types, sample_cohort
+from heterotune.fleet.clients import sample_cohort
 from heterotune.fleet.misbehaviour import absences
 from heterotune.head_frames import align_and_diagnose
 from heterotune.journal import Journal
@@ -85,7 +84,7 @@ class Simulation:
                 [federation.data_of(place) for place in range(len(self.layouts))],
                 [federation.questions_of(place) for place in range(len(self.layouts))],
                 self.config.evaluate,
-                clients_of_types(federation.clients, len(self.layouts)),
+                federation.population.members,
                 federation.device,
             )
             self.sums = RoundSums([layout.num_travelling for layout in self.layouts])
@@ -94,7 +93,7 @@ class Simulation:
         for text in told if journal.is_root else ():
             LOG.warning("%s", text)
         needs = self.config.needs_of(strategy.name)
-        self.protection = Protection(self.config, federation.clients, self.layouts, journal, needs)
+        self.protection = Protection(self.config, federation.population, self.layouts, journal, needs)
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
         self.background = Background("saving")
         self.progress = RoundProgress(
@@ -105,13 +104,14 @@ class Simulation:
             every_seconds=self.protection.progress_seconds,
         )
         self.checkpoints = Checkpointing(self.config.checkpoint, journal, self.progress, self.background)
-        self._pooled = pool_clients(federation.clients) if strategy.pools_clients else None
+        self._pooled = pool_clients(federation.population) if strategy.pools_clients else None
         trained_on = federation if self._pooled is None else pool_data(federation)
         self.training = ChunkTraining(
             trained_on, self.attached, strategy.local_rule, self.adapters, self.store, journal
         )
-        enlisted = Counter(client.model_type for client in federation.clients)
-        self._num_enlisted = {layout.model_type: enlisted[place] for place, layout in enumerate(self.layouts)}
+        self._num_enlisted = {
+            layout.model_type: len(federation.population.ids_of(place)) for place, layout in enumerate(self.layouts)
+        }
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
         self.server_state: Mapping[str, torch.Tensor] = {}  # on the ranks that combine
         self.rounds_done = 0
@@ -160,7 +160,7 @@ class Simulation:
     def plan(self, round_number: int) -> RoundPlan:
         """Sample the cohort, cut it into chunks and hand them to ranks; every rank comes to the same plan."""
         federation, config = self.federation, self.config
-        cohort = sample_cohort(federation.clients, config.cohort, run_seed=config.seed, round_number=round_number)
+        cohort = sample_cohort(federation.population, config.cohort, run_seed=config.seed, round_number=round_number)
         num_steps = {client.client_id: steps_of(client.num_rows, config.local) for client in cohort}
         if self._pooled is not None:
             cohort, num_steps = pool_cohort(cohort, num_steps, self._pooled)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from heterotune.data.tokenizing import Rows
-from heterotune.fleet.clients import Client
+from heterotune.fleet.clients import Client, Population, make_population
 from heterotune.pooling import pool_clients, pool_cohort, pool_data
 
-CLIENTS = (Client(0, 0, 3), Client(2, 0, 2), Client(3, 1, 4), Client(4, 1, 1))
+FLEET = make_population([3, 2], [3, 0, 2, 4, 1])
+CLIENTS = FLEET.clients([0, 2, 3, 4])
 
 
 def rows(client_id: int, num_rows: int) -> Rows:
@@ -19,11 +20,11 @@ def rows(client_id: int, num_rows: int) -> Rows:
 
 
 def test_the_first_client_of_a_type_stands_for_all():
-    assert pool_clients(CLIENTS) == {0: Client(0, 0, 5), 1: Client(3, 1, 5)}
+    assert pool_clients(FLEET) == {0: Client(0, 0, 5), 1: Client(3, 1, 5)}
 
 
 def test_it_makes_the_steps_of_the_whole_cohort():
-    pooled = pool_clients(CLIENTS)
+    pooled = pool_clients(FLEET)
     clients, num_steps = pool_cohort(CLIENTS[1:], {2: 10, 3: 7, 4: 5}, pooled)
     assert clients == (pooled[0], pooled[1]) and num_steps == {0: 10, 3: 12}
     assert pool_cohort(CLIENTS[:1], {0: 4}, pooled) == ((pooled[0],), {0: 4})
@@ -31,7 +32,7 @@ def test_it_makes_the_steps_of_the_whole_cohort():
 
 @dataclass(frozen=True)
 class World:
-    clients: tuple[Client, ...]
+    population: Population
     data: object
 
 
@@ -42,7 +43,7 @@ class Data:
 
 def test_it_has_the_rows_of_all_of_its_type():
     train = tuple(rows(client_id, size) for client_id, size in enumerate([3, 0, 2, 4, 1]))
-    pooled = pool_data(World(CLIENTS, Data(train))).data.train
+    pooled = pool_data(World(FLEET, Data(train))).data.train
     assert pooled[0].input_ids[:, 0].tolist() == [0, 0, 0, 2, 2]
     assert pooled[3].input_ids[:, 0].tolist() == [3, 3, 3, 3, 4]
     assert pooled[3].targets[:, 0].tolist() == [4, 4, 4, 4, 5]

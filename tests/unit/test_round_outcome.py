@@ -13,12 +13,13 @@ from heterotune.config.fault_options import AggregateOptions, MisbehaviourOption
 from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationOptions
 from heterotune.errors import TooFewClients
 from heterotune.fleet.chunks import Chunk
-from heterotune.fleet.clients import Client
+from heterotune.fleet.clients import make_population
 from heterotune.protection import Protection
 from heterotune.round_outcome import agree_on_outcome
 from heterotune.round_plan import RoundPlan
 
-CLIENTS = [Client(number, number // 4, 10 + number) for number in range(7)]
+FLEET = make_population([4, 5], [*range(10, 17), 0, 0])
+CLIENTS = FLEET.clients(range(7))
 CHUNKS = (Chunk(0, tuple(CLIENTS[1:4]), (1,) * 3), Chunk(1, tuple(CLIENTS[4:6]), (1,) * 2))
 PLAN = RoundPlan(3, CHUNKS, (CHUNKS,), {CLIENTS[6]: "late", CLIENTS[0]: "dropped_out"})
 
@@ -33,9 +34,8 @@ def outcome(refused: dict[int, str], norm: float | None = None):
 def protection(**changes: object) -> Protection:
     options = {"cohort": CohortConfig(), "updates": UpdateLimits(), "misbehaviour": MisbehaviourOptions(), "seed": 0}
     options |= {"aggregate": AggregateOptions(), "privacy": PrivacyOptions()}
-    options["num_clients"] = 9  # two have no rows
     options["secure_aggregation"] = SecureAggregationOptions()
-    return Protection(SimpleNamespace(**{**options, **changes}), CLIENTS, [], SimpleNamespace(is_root=True))
+    return Protection(SimpleNamespace(**{**options, **changes}), FLEET, [], SimpleNamespace(is_root=True))
 
 
 def test_all_that_train_count_and_nothing_is_scaled():

@@ -72,7 +72,7 @@ def demo_updates() -> list[np.ndarray]:
             config=checked.config,
             channel=channel,
             model_types=checked.model_types,
-            clients=checked.clients,
+            population=checked.population,
             data=checked.data,
             public=preflight.public_rows(checked),
             backbones=load_backbones(checked.model_types, checked.config, channel, device, Path(scratch)),

@@ -43,7 +43,7 @@ def plain_full(run_file: str, model_type_name: str, *overrides: str) -> dict[str
     config = load_run(Path(run_file), overrides)
     checked = check(config)
     model_type = next(each for each in checked.model_types if each.name == model_type_name)
-    client = next(each for each in checked.clients if each.model_type == model_type.index)
+    client = checked.population.client(checked.population.ids_of(model_type.index)[0])
     chunk = Chunk(client.model_type, (client,), (steps_of(client.num_rows, config.local),))
     prepared = prepare_chunk(chunk, checked.data.train, config.local, run_seed=config.seed, round_number=1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,7 +6,7 @@ Every rank judges its own clients; what it needs of the others (the last round's
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,19 +93,19 @@ def refuse_faulty(verdict: Verdict, limits: UpdateLimits) -> None:
 
 
 def usual_norms(
-    verdicts: Iterable[Verdict], type_of_client: Mapping[int, int], before: Mapping[int, float]
+    verdicts: Iterable[Verdict], type_of_client: Callable[[int], int], before: Mapping[int, float]
 ) -> dict[int, float]:
     """Return each model type's median norm over a round's updates that counted, for the next round's limits.
 
     Args:
         verdicts: A round's, of all ranks; any order.
-        type_of_client: Client id -> place of its model type.
+        type_of_client: Returns the place of a client's model type.
         before: The last result; a type of which no update counted keeps its entry.
     """
     norms: dict[int, list[float]] = {}
     for verdict in verdicts:
         if verdict.counts and verdict.norm is not None:
-            norms.setdefault(type_of_client[verdict.client_id], []).append(verdict.norm)
+            norms.setdefault(type_of_client(verdict.client_id), []).append(verdict.norm)
     return {**before, **{place: float(np.median(of_type)) for place, of_type in norms.items()}}
 
 

@@ -24,6 +24,7 @@ from heterotune.evaluation.exact_match import MATCHES, match_score
 from heterotune.evaluation.measures import ACCURACY, EVAL, EXACT_MATCH, LOSS, PERSONAL, Measure
 from heterotune.evaluation.passes import NO_ROW, common_passes, personal_passes
 from heterotune.evaluation.probes import PassScore, Probe, Score, run_probe, score_losses
+from heterotune.fleet.clients import ClientIds
 from heterotune.training.objective import ChunkBatch
 
 
@@ -35,7 +36,7 @@ class HeldoutEvaluation:
         data: FederatedData,
         questions: Questions,
         options: EvaluateConfig,
-        clients_of_type: Sequence[Sequence[int]],
+        clients_of_type: Sequence[ClientIds],
         device: torch.device,
     ) -> None:
         """Cut rows into passes.
@@ -48,7 +49,8 @@ class HeldoutEvaluation:
             device: Where the backbones run.
         """
         self._data, self._questions, self._options = data, questions, options
-        self._clients_of_type, self._device = clients_of_type, device
+        self._device = device
+        self._owners_of_type = [_owners(data, client_ids) for client_ids in clients_of_type]
         self.common = [
             Probe(name, common_passes(rows, options.batch_size, device), score)
             for name, rows, _, score in self._tables()
@@ -127,7 +129,7 @@ class HeldoutEvaluation:
         if place not in self._personal:
             sizes = {"batch_size": self._options.batch_size, "max_clients": max_clients, "device": self._device}
             made = [
-                Probe(f"{PERSONAL}/{name}", personal_passes(rows, owners, self._clients_of_type[place], **sizes), score)
+                Probe(f"{PERSONAL}/{name}", personal_passes(rows, owners, self._owners_of_type[place], **sizes), score)
                 for name, rows, owners, score in self._tables()
             ]
             self._personal[place] = [probe for probe in made if probe.passes]
@@ -158,7 +160,7 @@ class HeldoutEvaluation:
         likelihood_P = likelihoods(choices, asked)
         right = right_answers(choices, likelihood_P, self._options.choice_score)
         if by == PERSONAL:
-            own = set(self._clients_of_type[place])
+            own = set(self._owners_of_type[place])
             right = {row: is_right for row, is_right in right.items() if int(self._data.heldout_clients[row]) in own}
         return self._share(place, ACCURACY, by, right)
 
@@ -184,15 +186,14 @@ class HeldoutEvaluation:
     def _rows_of(self, place: int) -> list[tuple[int, np.ndarray]]:
         """Return the type's clients that have held-out rows, with these rows."""
         owners = self._data.heldout_clients
-        found = [(client, np.flatnonzero(owners == client)) for client in self._clients_of_type[place]]
-        return [(client, rows) for client, rows in found if len(rows)]
+        return [(client, np.flatnonzero(owners == client)) for client in self._owners_of_type[place]]
 
 
 def heldout_of_types(
     data_of_type: Sequence[FederatedData],
     questions_of_type: Sequence[Questions],
     options: EvaluateConfig,
-    clients_of_type: Sequence[Sequence[int]],
+    clients_of_type: Sequence[ClientIds],
     device: torch.device,
 ) -> list[HeldoutEvaluation]:
     """Return what is measured for each model type; types that see the same data have it in common.
@@ -209,6 +210,13 @@ def heldout_of_types(
         if id(data) not in made:
             made[id(data)] = HeldoutEvaluation(data, questions, options, clients_of_type, device)
     return [made[id(data)] for data in data_of_type]
+
+
+def _owners(data: FederatedData, client_ids: ClientIds) -> list[int]:
+    """Return which of some clients have held-out rows, in client order; of a million clients few do."""
+    owners = np.unique(data.heldout_clients)
+    ids = np.arange(client_ids.start, client_ids.stop) if isinstance(client_ids, range) else np.asarray(client_ids)
+    return owners[np.isin(owners, ids)].tolist()
 
 
 def _mean_loss(probe: Probe, scores: Sequence[PassScore]) -> float:

@@ -1,13 +1,25 @@
-"""The clients of a fleet and the cohort of a round."""
+"""The clients of a fleet and the cohort of a round.
+
+A fleet may have a million clients, so no object stands for one that does not take part: the fleet is a few arrays, and
+a `Client` is made when somebody asks for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
 
 from heterotune.config.cohort_options import CohortConfig
 from heterotune.fleet.model_types import ModelType
 from heterotune.randomness import NO_CLIENT, generator
+
+ClientIds = range | np.ndarray
+"""Ids in rising order: a range where it does, else int64."""
 
 
 @dataclass(frozen=True)
@@ -25,28 +37,103 @@ class Client:
     num_rows: int
 
 
-def enlist_clients(model_types: Sequence[ModelType], num_rows: Sequence[int]) -> tuple[Client, ...]:
-    """Number the clients in fleet order; those without rows (policy `drop`) keep their number but never take part."""
-    owners = [model_type.index for model_type in model_types for _ in range(model_type.num_clients)]
-    return tuple(
-        Client(client_id, owner, rows)
-        for client_id, (owner, rows) in enumerate(zip(owners, num_rows, strict=True))
-        if rows > 0
-    )
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Every client of a fleet, numbered in fleet order. Those without rows (policy `drop`) never take part.
+
+    Attributes:
+        rows: Rows of each client, int64 (N,), read only; one number that is repeated takes no memory (`broadcast_to`).
+        bounds: First id of each model type, and after the last one the number of clients.
+        members: For each model type the ids of its clients that have rows.
+    """
+
+    rows: np.ndarray
+    bounds: tuple[int, ...]
+    members: tuple[ClientIds, ...]
+
+    @property
+    def num_clients(self) -> int:
+        """Clients that are defined, with rows or without."""
+        return self.bounds[-1]
+
+    @property
+    def num_types(self) -> int:
+        """Model types."""
+        return len(self.members)
+
+    @cached_property
+    def num_members(self) -> int:
+        """Clients that have rows, so that they may take part."""
+        return sum(len(ids) for ids in self.members)
+
+    @cached_property
+    def total_rows(self) -> int:
+        """Rows of all clients."""
+        return int(self.rows.sum())
+
+    def ids_of(self, model_type: int) -> ClientIds:
+        """Return the ids of a model type's clients that have rows: in rising order, of known length, by place."""
+        return self.members[model_type]
+
+    def num_rows(self, client_id: int) -> int:
+        """Return the rows of a client; 0 = it never takes part."""
+        return int(self.rows[client_id])
+
+    def rows_of(self, client_ids: ClientIds) -> np.ndarray:
+        """Return the rows of some clients, int64, in the order of their ids."""
+        return self.rows[client_ids.start : client_ids.stop] if isinstance(client_ids, range) else self.rows[client_ids]
+
+    def model_type_of(self, client_id: int) -> int:
+        """Return the index of a client's model type."""
+        return bisect_right(self.bounds, client_id) - 1
+
+    def client(self, client_id: int) -> Client:
+        """Return one client; nothing of it is kept."""
+        client_id = int(client_id)
+        return Client(client_id, self.model_type_of(client_id), self.num_rows(client_id))
+
+    def clients(self, client_ids: Iterable[int]) -> tuple[Client, ...]:
+        """Return some clients, in the order of their ids in `client_ids`."""
+        return tuple(self.client(client_id) for client_id in client_ids)
+
+    def takes_part(self, client_id: int) -> bool:
+        """Return whether there is such a client and it has rows."""
+        return 0 <= client_id < self.num_clients and self.num_rows(client_id) > 0
 
 
-def clients_of_types(clients: Sequence[Client], num_types: int) -> list[tuple[int, ...]]:
-    """Return the ids of each model type's clients, in client order."""
-    return [tuple(client.client_id for client in clients if client.model_type == place) for place in range(num_types)]
+def enlist_clients(model_types: Sequence[ModelType], num_rows: Sequence[int] | np.ndarray) -> Population:
+    """Number the clients in fleet order.
+
+    Args:
+        model_types: The fleet.
+        num_rows: Rows of each client; an array is not copied.
+    """
+    return make_population([model_type.num_clients for model_type in model_types], num_rows)
+
+
+def make_population(num_clients: Sequence[int], num_rows: Sequence[int] | np.ndarray) -> Population:
+    """Number clients in the order of their model types.
+
+    Args:
+        num_clients: Of each model type.
+        num_rows: Rows of each client; an array is not copied.
+    """
+    bounds = tuple(accumulate(num_clients, initial=0))
+    rows = np.asarray(num_rows, dtype=np.int64)
+    assert len(rows) == bounds[-1], (len(rows), bounds)
+    members = tuple(_with_rows(rows, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False))
+    return Population(rows, bounds, members)
 
 
 def sample_cohort(
-    clients: Sequence[Client], cohort: CohortConfig, *, run_seed: int, round_number: int
+    population: Population, cohort: CohortConfig, *, run_seed: int, round_number: int
 ) -> tuple[Client, ...]:
     """Draw the clients of a round, stratified by model type so that no type is absent by chance.
 
+    Time and memory grow with the cohort, not with the fleet: small draws out of many are Floyd's (NumPy's `choice`).
+
     Args:
-        clients: The whole fleet, in client order.
+        population: The whole fleet.
         cohort: A fraction of each type (at least one client), or a number that is split among the types.
         run_seed: The run's seed.
         round_number: The round.
@@ -54,44 +141,36 @@ def sample_cohort(
     Returns:
         The cohort in client order.
     """
-    by_type = _by_type(clients)
     draw = generator(run_seed, round_number, NO_CLIENT, "cohort")
-    cohort_clients: list[Client] = []
-    for model_type, count in _counts(by_type, cohort).items():
-        chosen = draw.choice(len(by_type[model_type]), size=count, replace=False)
-        cohort_clients += [by_type[model_type][place] for place in chosen]
-    return tuple(sorted(cohort_clients, key=lambda client: client.client_id))
+    drawn: list[int] = []
+    for model_type, count in cohort_counts(population, cohort).items():
+        members = population.ids_of(model_type)
+        chosen = draw.choice(len(members), size=count, replace=False)
+        drawn += [int(members[place]) for place in chosen.tolist()]
+    return population.clients(sorted(drawn))
 
 
-def cohort_counts(clients: Sequence[Client], cohort: CohortConfig) -> dict[int, int]:
-    """Return how many clients of each model type take part in a round; the same in every round."""
-    return _counts(_by_type(clients), cohort)
-
-
-def populations(clients: Sequence[Client], cohort: CohortConfig) -> dict[int, tuple[int, int]]:
-    """Return place of a model type -> its clients, and how many of them a round draws."""
-    by_type = _by_type(clients)
-    return {place: (len(by_type[place]), count) for place, count in _counts(by_type, cohort).items()}
-
-
-def _by_type(clients: Sequence[Client]) -> dict[int, list[Client]]:
-    """Return the clients of each model type that has any."""
-    by_type: dict[int, list[Client]] = {}
-    for client in clients:
-        by_type.setdefault(client.model_type, []).append(client)
-    return by_type
-
-
-def _counts(by_type: dict[int, list[Client]], cohort: CohortConfig) -> dict[int, int]:
-    """Return how many clients of each type take part."""
+def cohort_counts(population: Population, cohort: CohortConfig) -> dict[int, int]:
+    """Return how many clients of each model type that has any take part in a round; the same in every round."""
+    sizes = {place: len(ids) for place, ids in enumerate(population.members) if len(ids)}
     if cohort.clients is None:
         fraction = cohort.fraction if cohort.fraction is not None else 1.0
-        return {m: max(1, round(fraction * len(members))) for m, members in by_type.items()}
-    total = sum(len(members) for members in by_type.values())
-    wanted = min(cohort.clients, total)
-    exact = {m: wanted * len(members) / total for m, members in by_type.items()}
+        return {m: max(1, round(fraction * size)) for m, size in sizes.items()}
+    wanted = min(cohort.clients, population.num_members)
+    exact = {m: wanted * size / population.num_members for m, size in sizes.items()}
     counts = {m: int(share) for m, share in exact.items()}
     by_remainder = sorted(exact, key=lambda m: (counts[m] - exact[m], m))
     for m in by_remainder[: wanted - sum(counts.values())]:
         counts[m] += 1
     return counts
+
+
+def draws_of_types(population: Population, cohort: CohortConfig) -> dict[int, tuple[int, int]]:
+    """Return place of a model type -> its clients, and how many of them a round draws."""
+    return {m: (len(population.ids_of(m)), count) for m, count in cohort_counts(population, cohort).items()}
+
+
+def _with_rows(rows: np.ndarray, start: int, stop: int) -> ClientIds:
+    """Return the clients from `start` to `stop` that have rows."""
+    has_rows = rows[start:stop] > 0
+    return range(start, stop) if has_rows.all() else start + np.flatnonzero(has_rows)

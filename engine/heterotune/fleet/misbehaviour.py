@@ -8,7 +8,7 @@ from typing import Literal
 
 from heterotune.config.fault_options import Byzantine, MisbehaviourOptions, SlowClients
 from heterotune.errors import ConfigError
-from heterotune.fleet.clients import Client
+from heterotune.fleet.clients import Client, Population
 from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
 
 Absence = Literal["dropped_out", "late"]
@@ -63,11 +63,11 @@ def is_late(client_id: int, num_steps: int, slow: SlowClients | None, *, run_see
     return simulated_seconds(client_id, num_steps, slow, run_seed=run_seed) > slow.deadline_seconds
 
 
-def hostile_clients(clients: Sequence[Client], chosen: Byzantine | None, *, run_seed: int) -> frozenset[int]:
+def hostile_clients(population: Population, chosen: Byzantine | None, *, run_seed: int) -> frozenset[int]:
     """Return the ids of the hostile clients of a run.
 
     Args:
-        clients: The whole fleet, in client order.
+        population: The whole fleet.
         chosen: Their share of each model type, drawn once for the run, or their ids; None = nobody.
         run_seed: The run's seed.
 
@@ -77,14 +77,14 @@ def hostile_clients(clients: Sequence[Client], chosen: Byzantine | None, *, run_
     if chosen is None:
         return frozenset()
     if chosen.clients is not None:
-        if unknown := sorted(set(chosen.clients) - {client.client_id for client in clients}):
+        if unknown := sorted(each for each in chosen.clients if not population.takes_part(each)):
             told = f"misbehaviour.byzantine.clients: {unknown[0]} is no client with rows in this fleet"
-            raise ConfigError([f"{told}. Name ids from 0 to {clients[-1].client_id}."])
+            raise ConfigError([f"{told}. Name ids from 0 to {population.num_clients - 1}."])
         return frozenset(chosen.clients)
     assert chosen.share is not None
     hostile: set[int] = set()
     draw = generator(run_seed, NO_ROUND, NO_CLIENT, "byzantine")
-    for model_type in sorted({client.model_type for client in clients}):
-        members = [client.client_id for client in clients if client.model_type == model_type]
-        hostile.update(draw.choice(members, size=round(chosen.share * len(members)), replace=False).tolist())
+    for members in (ids for ids in population.members if len(ids)):
+        places = draw.choice(len(members), size=round(chosen.share * len(members)), replace=False)
+        hostile.update(int(members[place]) for place in places.tolist())
     return frozenset(hostile)

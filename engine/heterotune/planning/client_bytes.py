@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from heterotune.collective.codecs import codec_named
 from heterotune.collective.wire import message_bytes
 from heterotune.config.engine_options import CollectiveConfig
-from heterotune.fleet.clients import enlist_clients, sample_cohort
+from heterotune.fleet.clients import sample_cohort
 from heterotune.planning.setting import Setting
 from heterotune.planning.shapes import TypeShape
 
@@ -90,12 +90,11 @@ def federation_bytes(setting: Setting) -> FederationBytes:
 
 def _ever_taking_part(setting: Setting) -> Counter[int]:
     """Return place of a model type -> clients that some round draws."""
-    config = setting.config
-    clients = enlist_clients(setting.model_types, [setting.rows_per_client] * config.num_clients)
+    config, population = setting.config, setting.population
     known: set[int] = set()
     for round_number in range(1, config.rounds + 1):
-        cohort = sample_cohort(clients, config.cohort, run_seed=config.seed, round_number=round_number)
+        cohort = sample_cohort(population, config.cohort, run_seed=config.seed, round_number=round_number)
         known.update(client.client_id for client in cohort)
-        if len(known) == len(clients):
+        if len(known) == population.num_members:
             break
-    return Counter(client.model_type for client in clients if client.client_id in known)
+    return Counter(map(population.model_type_of, known))

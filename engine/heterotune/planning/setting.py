@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.schema import RunConfig
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import Chunk, form_chunks
-from heterotune.fleet.clients import enlist_clients, sample_cohort
+from heterotune.fleet.clients import Population, cohort_counts, enlist_clients, sample_cohort
 from heterotune.fleet.model_types import ModelType
 from heterotune.planning.backbone_memory import Sharding, held_bytes, read_sharding
 from heterotune.planning.calibration import Calibration
@@ -101,17 +103,19 @@ class Setting:
         return local.epochs * -(-self.rows_per_client // local.batch_size)
 
     @cached_property
+    def population(self) -> Population:
+        """The fleet, every client with as many rows."""
+        return enlist_clients(self.model_types, np.broadcast_to(self.rows_per_client, self.config.num_clients))
+
+    @cached_property
     def cohort_counts(self) -> dict[int, int]:
         """Place of a model type -> its clients in a round; the same in every round."""
-        clients = enlist_clients(self.model_types, [self.rows_per_client] * self.config.num_clients)
-        cohort = sample_cohort(clients, self.config.cohort, run_seed=self.config.seed, round_number=1)
-        return {place: sum(client.model_type == place for client in cohort) for place in range(len(self.model_types))}
+        return cohort_counts(self.population, self.config.cohort)
 
     def chunks_by_rank(self, chunk_clients: dict[int, int]) -> tuple[tuple[Chunk, ...], ...]:
         """Return which rank trains what in round 1, as the simulation does before it has measured anything."""
         config = self.config
-        clients = enlist_clients(self.model_types, [self.rows_per_client] * config.num_clients)
-        cohort = sample_cohort(clients, config.cohort, run_seed=config.seed, round_number=1)
+        cohort = sample_cohort(self.population, config.cohort, run_seed=config.seed, round_number=1)
         num_steps = {client.client_id: self.steps for client in cohort}
         chunks = form_chunks(cohort, chunk_clients=chunk_clients, num_steps=num_steps)
         costs = {place: float(each.num_parameters) for place, each in enumerate(self.model_types)}

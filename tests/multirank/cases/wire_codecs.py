@@ -33,7 +33,7 @@ def load(run_file: Path, channel: Channel, scratch: Path) -> Federation:
         config=checked.config,
         channel=channel,
         model_types=checked.model_types,
-        clients=checked.clients,
+        population=checked.population,
         data=checked.data,
         public=preflight.public_rows(checked),
         backbones=load_backbones(checked.model_types, checked.config, channel, device, scratch),

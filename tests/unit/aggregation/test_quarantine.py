@@ -72,8 +72,8 @@ def test_faulty_updates_stop_a_run_that_asks_for_it():
 def test_usual_norms_are_medians_of_what_counted():
     verdicts = [Verdict(1, norm=1.0), Verdict(2, norm=5.0), Verdict(3, norm=2.0), Verdict(4, "too_large", "", 99.0)]
     type_of_client = {1: 0, 2: 0, 3: 0, 4: 1}
-    assert usual_norms(verdicts, type_of_client, {1: 0.5, 0: 7.0}) == {0: 2.0, 1: 0.5}
-    assert usual_norms([], type_of_client, {}) == {}
+    assert usual_norms(verdicts, type_of_client.__getitem__, {1: 0.5, 0: 7.0}) == {0: 2.0, 1: 0.5}
+    assert usual_norms([], type_of_client.__getitem__, {}) == {}
 
 
 def test_every_reason_is_counted_zeros_included():

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from heterotune.config.cohort_options import CohortConfig
 from heterotune.fleet.assignment import assign_chunks, common_pauses, passes_in_lock_step
 from heterotune.fleet.chunks import Chunk, form_chunks
-from heterotune.fleet.clients import Client, sample_cohort
+from heterotune.fleet.clients import Client, make_population, sample_cohort
 
-FLEET = tuple(Client(i, i // 4, 10 + i) for i in range(12))
+FLEET = make_population([4, 4, 4], range(10, 22))
 
 
 def cohort_of(round_number=1, seed=0, fraction=None, clients_wanted=None):
@@ -69,7 +69,7 @@ def test_lock_step_balances_every_model_type_on_its_own():
 
 
 def test_ranks_without_a_client_make_no_trouble():
-    chunks = form_chunks(FLEET[:1], chunk_clients={0: 1}, num_steps={0: 5})
+    chunks = form_chunks([FLEET.client(0)], chunk_clients={0: 1}, num_steps={0: 5})
     by_rank = assign_chunks(chunks, 4, seconds_per_pass={0: 1.0}, in_lock_step=True)
     assert [len(part) for part in by_rank] == [1, 0, 0, 0]
     assert passes_in_lock_step(by_rank, 0) == 5 and passes_in_lock_step(by_rank, 1) == 0

@@ -8,7 +8,7 @@ import pytest
 
 from heterotune.config.fault_options import Byzantine, MisbehaviourOptions, SlowClients
 from heterotune.errors import ConfigError
-from heterotune.fleet.clients import Client
+from heterotune.fleet.clients import make_population
 from heterotune.fleet.misbehaviour import (
     absences,
     drops_out,
@@ -18,9 +18,8 @@ from heterotune.fleet.misbehaviour import (
     speed_factor,
 )
 
-CLIENTS = tuple(
-    Client(client_id, model_type, 5) for client_id, model_type in enumerate([0] * 10 + [1] * 4) if client_id != 2
-)
+FLEET = make_population([10, 4], [5, 5, 0] + [5] * 11)
+CLIENTS = [client for ids in FLEET.members for client in FLEET.clients(ids)]
 
 
 def test_dropout_has_its_probability_in_every_round():
@@ -57,19 +56,17 @@ def test_absent_clients_are_lost_or_late():
 
 
 def test_hostile_clients_are_a_share_of_each_model_type():
-    hostile = hostile_clients(CLIENTS, Byzantine(behaviour="zero", share=0.25), run_seed=1)
+    hostile = hostile_clients(FLEET, Byzantine(behaviour="zero", share=0.25), run_seed=1)
     assert len([client for client in hostile if client < 10]) == 2 and len(hostile) == 3  # 2.25 of 9, 1 of 4
-    assert hostile == hostile_clients(CLIENTS, Byzantine(behaviour="scale", share=0.25), run_seed=1)
-    assert len({hostile_clients(CLIENTS, Byzantine(behaviour="zero", share=0.25), run_seed=s) for s in range(9)}) > 1
-    assert hostile_clients(CLIENTS, Byzantine(behaviour="zero", share=1.0), run_seed=1) == {
-        c.client_id for c in CLIENTS
-    }
-    assert hostile_clients(CLIENTS, None, run_seed=1) == frozenset()
+    assert hostile == hostile_clients(FLEET, Byzantine(behaviour="scale", share=0.25), run_seed=1)
+    assert len({hostile_clients(FLEET, Byzantine(behaviour="zero", share=0.25), run_seed=s) for s in range(9)}) > 1
+    assert hostile_clients(FLEET, Byzantine(behaviour="zero", share=1.0), run_seed=1) == {c.client_id for c in CLIENTS}
+    assert hostile_clients(FLEET, None, run_seed=1) == frozenset()
 
 
 def test_hostile_clients_by_name():
-    assert hostile_clients(CLIENTS, Byzantine(behaviour="zero", clients=(3, 12)), run_seed=1) == {3, 12}
+    assert hostile_clients(FLEET, Byzantine(behaviour="zero", clients=(3, 12)), run_seed=1) == {3, 12}
     with pytest.raises(
         ConfigError, match="byzantine.clients: 2 is no client with rows in this fleet. Name ids from 0 to"
     ):
-        hostile_clients(CLIENTS, Byzantine(behaviour="zero", clients=(3, 2)), run_seed=1)
+        hostile_clients(FLEET, Byzantine(behaviour="zero", clients=(3, 2)), run_seed=1)

@@ -7,7 +7,7 @@ import pytest
 from heterotune.config.load import parse_run
 from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError
-from heterotune.fleet.clients import Client, sample_cohort
+from heterotune.fleet.clients import make_population, sample_cohort
 from heterotune.launching.num_ranks import check_num_ranks, cohort_size
 
 
@@ -25,9 +25,8 @@ def config(cohort: dict) -> RunConfig:
 @pytest.mark.parametrize("cohort", [{"fraction": 0.5}, {"fraction": 0.1}, {"fraction": 1.0}, {"clients": 7}, {}])
 def test_cohort_size_is_what_is_sampled(cohort: dict) -> None:
     run = config(cohort)
-    owners = [owner for owner, entry in enumerate(run.fleet) for _ in range(entry.clients)]
-    clients = [Client(client_id, owner, 10) for client_id, owner in enumerate(owners)]
-    assert cohort_size(run.fleet, run.cohort) == len(sample_cohort(clients, run.cohort, run_seed=0, round_number=1))
+    fleet = make_population([entry.clients for entry in run.fleet], [10] * 14)
+    assert cohort_size(run.fleet, run.cohort) == len(sample_cohort(fleet, run.cohort, run_seed=0, round_number=1))
 
 
 def test_as_many_ranks_as_make_sense() -> None:

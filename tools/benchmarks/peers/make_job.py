@@ -146,7 +146,7 @@ def _draws(config: RunConfig, checked: CheckedRun) -> tuple[np.ndarray, np.ndarr
     """Return the cohorts (R, C) and the row numbers (R, C, S, B) of all rounds."""
     cohorts, picks = [], []
     for round_number in range(1, config.rounds + 1):
-        cohort = sample_cohort(checked.clients, config.cohort, run_seed=config.seed, round_number=round_number)
+        cohort = sample_cohort(checked.population, config.cohort, run_seed=config.seed, round_number=round_number)
         cohorts.append([client.client_id for client in cohort])
         picks.append(
             [
