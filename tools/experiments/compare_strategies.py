@@ -26,14 +26,14 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY / "tools" / "benchmarks"), str(REPOSITORY / "engine")]
 
+from grid_cells import check_asked, is_done, note_asked, open_cell  # noqa: E402
 from grid_outcomes import Outcome, read_outcome, table  # noqa: E402
 
-from heterotune.config.load import dump_run, load_run  # noqa: E402
+from heterotune.config.load import load_run  # noqa: E402
 from heterotune.config.methods import METHODS  # noqa: E402
 from heterotune.config.schema import RunConfig  # noqa: E402
 from heterotune.errors import HeterotuneError, LaunchError  # noqa: E402
 from heterotune.launching.local import failure_text, run_local  # noqa: E402
-from heterotune.run_folder import RunFolder  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,6 @@ class Cell:
     def asked(self) -> Path:
         """The run that it was asked for, before "auto" became something; there once the cell was begun or submitted."""
         return self.folder.parents[1] / "asked" / f"{self.method}-seed-{self.seed}.yaml"
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its run has come to its end."""
-        return self.folder.is_dir() and RunFolder.open(self.folder).find_summary() is not None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     if rows:
         write_tables(options.output, rows)
-    missing = [cell for cell in cells if not cell.is_done]
+    missing = [cell for cell in cells if not is_done(cell)]
     for cell in missing:
         print(f"not done: {cell.method}, seed {cell.seed}: {cell.folder}")
     return 1 if missing and not options.slurm else 0
@@ -99,22 +94,7 @@ def config_of(run_yaml: Path, overrides: Sequence[str], cell: Cell) -> RunConfig
 
 def _outcomes(cells: Sequence[Cell]) -> dict[tuple[str, int], Outcome]:
     """Return what came out of the cells that are done, by method and seed."""
-    return {(cell.method, cell.seed): read_outcome(cell.folder) for cell in cells if cell.is_done}
-
-
-def check_asked(configs: Mapping[Cell, RunConfig]) -> None:
-    """Refuse to mix runs of unlike settings in one table.
-
-    Raises:
-        LaunchError: If a cell was begun with other settings; names all such cells.
-    """
-    others = [
-        str(cell.folder)
-        for cell, config in configs.items()
-        if cell.asked.exists() and cell.asked.read_text(encoding="utf-8") != dump_run(config)
-    ]
-    if others:
-        raise LaunchError(f"{', '.join(others)}: begun with other settings. Restore those, or name another --output.")
+    return {(cell.method, cell.seed): read_outcome(cell.folder) for cell in cells if is_done(cell)}
 
 
 def run_missing(configs: Mapping[Cell, RunConfig], num_ranks: int) -> None:
@@ -124,29 +104,13 @@ def run_missing(configs: Mapping[Cell, RunConfig], num_ranks: int) -> None:
         LaunchError: If a run fails; those before it are done.
     """
     for cell, config in configs.items():
-        if cell.is_done:
+        if is_done(cell):
             continue
         print(f"{cell.method}, seed {cell.seed} ...", flush=True)
-        is_new = not cell.asked.exists()
-        folder = _begin(cell, config) if is_new else RunFolder.open(cell.folder)
-        code = run_local(folder, num_ranks, threads_per_rank=config.threads_per_rank, resume=not is_new)
+        folder, goes_on = open_cell(cell, config)
+        code = run_local(folder, num_ranks, threads_per_rank=config.threads_per_rank, resume=goes_on)
         if code != 0:
             raise LaunchError(f"{cell.folder}: the run ended with exit code {code}.\n{failure_text(folder)}")
-
-
-def _begin(cell: Cell, config: RunConfig) -> RunFolder:
-    """Make a cell's run folder; whoever is interrupted here begins again."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder.open(cell.folder)
-    folder.log_folder.mkdir(exist_ok=True)
-    folder.write_config(config)
-    _note_asked(cell, config)
-    return folder
-
-
-def _note_asked(cell: Cell, config: RunConfig) -> None:
-    cell.asked.parent.mkdir(parents=True, exist_ok=True)
-    cell.asked.write_text(dump_run(config), encoding="utf-8")
 
 
 def _submit(options: argparse.Namespace, configs: Mapping[Cell, RunConfig]) -> None:
@@ -163,7 +127,7 @@ def _submit(options: argparse.Namespace, configs: Mapping[Cell, RunConfig]) -> N
             if subprocess.run(submit_command(options, cells, as_array=not folder.exists())).returncode != 0:
                 raise LaunchError(f"{method}: heterotune submit refused the job.")
             for cell in cells:
-                _note_asked(cell, configs[cell])
+                note_asked(cell, configs[cell])
 
 
 def submit_command(options: argparse.Namespace, cells: Sequence[Cell], *, as_array: bool) -> list[str]:

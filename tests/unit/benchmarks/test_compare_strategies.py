@@ -34,7 +34,7 @@ def grid() -> Iterator[ModuleType]:
     script.grid_outcomes = sys.modules["grid_outcomes"]
     yield script
     sys.path[:] = before
-    for name in {"compare_strategies", "grid_outcomes", "tables", "report"} - known:
+    for name in {"compare_strategies", "grid_cells", "grid_outcomes", "tables", "report"} - known:
         sys.modules.pop(name, None)
 
 
