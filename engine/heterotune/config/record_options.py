@@ -53,5 +53,7 @@ class EvaluateConfig(Section):
     """What is measured, of loss, accuracy, exact_match; "auto" = loss, and accuracy where documents have choices."""
     choice_score: Literal["sum", "mean"] = "sum"
     """How accuracy compares answers: by the sum of their tokens' log-probabilities, or by the mean (longer answers)."""
+    by_label: Flag = False
+    """Write the accuracy of every class, too; for documents with labels."""
     max_new_tokens: Annotated[Integer, Field(ge=1, le=2**20)] = 32
     """Most tokens that a model writes for exact_match, at least 1; each costs a pass over the prompts."""

@@ -5,6 +5,7 @@ Every sum is over rows in the order of the held-out set, whichever rank scored t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -181,7 +182,17 @@ class HeldoutEvaluation:
             for client, rows in self._rows_of(place)
             if (asked := [row for row in rows.tolist() if row in right])
         }
-        return Measure(name, by, sum(right.values()) / len(right), of_client)
+        of_label = self._of_label(right) if by == EVAL and self._options.by_label else {}
+        return Measure(name, by, sum(right.values()) / len(right), of_client, of_label)
+
+    def _of_label(self, right: Mapping[int, bool]) -> dict[str, float]:
+        """Return the share of right answers among the questions of each class."""
+        by_label: dict[str, list[bool]] = defaultdict(list)
+        for row, is_right in right.items():
+            label = self._data.heldout_documents[row].label
+            if label is not None:
+                by_label[label].append(is_right)
+        return {label: sum(answers) / len(answers) for label, answers in by_label.items()}
 
     def _rows_of(self, place: int) -> list[tuple[int, np.ndarray]]:
         """Return the type's clients that have held-out rows, with these rows."""

@@ -23,12 +23,14 @@ class Measure:
         by: "eval" for the global adapter, "personal" for each client's own one.
         value: Over all rows that are asked of.
         of_client: The same on each of the type's own clients' rows, by client id.
+        of_label: The same on the rows of each class; empty where it was not asked for.
     """
 
     name: str
     by: str
     value: float
     of_client: Mapping[int, float] = field(default_factory=dict)
+    of_label: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def full_name(self) -> str:
@@ -48,11 +50,14 @@ def spread(values: Collection[float]) -> float:
 
 
 def type_metrics(model_type: str, measures: Sequence[Measure]) -> Iterator[dict[str, Any]]:
-    """Yield what is written of a model type: every measure, and how it differs between the type's clients."""
+    """Yield what is written of a model type: every measure, and how it differs between clients and classes."""
     for measure in measures:
         yield from _figure(measure.full_name, measure.value, {"model_type": model_type})
     for measure in measures:
         yield from _client_metrics(model_type, measure)
+        for label, value in sorted(measure.of_label.items()):
+            of_label = {"model_type": model_type, "label": label, "value": value, "unit": UNITS[measure.name]}
+            yield {"name": f"{measure.name}/label", **of_label}
 
 
 def fleet_metrics(of_type: Mapping[str, Sequence[Measure]]) -> Iterator[dict[str, Any]]:

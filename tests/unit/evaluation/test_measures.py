@@ -30,6 +30,14 @@ def test_a_model_type_has_its_figures_its_clients_the_worst_and_the_spread() -> 
     ]
 
 
+def test_classes_have_lines_of_their_own_where_they_were_asked_for() -> None:
+    measure = Measure("accuracy", "eval", 0.5, of_label={"b": 0.25, "a": 0.75})
+    assert list(type_metrics("small", [measure]))[1:] == [
+        {"name": "accuracy/label", "model_type": "small", "label": "a", "value": 0.75, "unit": "share"},
+        {"name": "accuracy/label", "model_type": "small", "label": "b", "value": 0.25, "unit": "share"},
+    ]
+
+
 def test_the_fleet_has_the_mean_over_the_types_that_were_measured() -> None:
     of_type = {"a": [Measure("loss", "eval", 1.0), ACCURACY], "b": [Measure("loss", "eval", 3.0)]}
     assert list(fleet_metrics(of_type)) == [
