@@ -39,7 +39,9 @@ class Downlink:
         for place, frame in enumerate(frames):
             if frame is not None:
                 maps = torch.cat([frame.down_RD.flatten(), frame.mean_D.flatten()])
-                for group, tensor in {"dema.head.frame": maps, "dema.head.basis": frame.basis_QV.flatten()}.items():
+                is_tokens = layouts[place].head.outputs == "labels"  # one number says what a row of Q is
+                basis = frame.basis_QV.argmax(dim=1) if is_tokens else frame.basis_QV.flatten()
+                for group, tensor in {"dema.head.frame": maps, "dema.head.basis": basis}.items():
                     self._frozen[place, group] = encode(tensor.float().cpu().numpy())
 
     def broadcast(self, adapters: GlobalAdapters, channel: Channel, codec: str, round_number: int) -> None:

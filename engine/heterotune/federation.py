@@ -43,6 +43,7 @@ class Federation:
         device: Where this rank computes.
         data_of_type: The data as each model type sees it, where their tokenizers differ; empty = all see `data`.
         questions_of_type: What the held-out documents ask beside their own loss, for each model type in its tokens.
+        label_tokens: The tokens of class names, where a head branch answers in these.
     """
 
     config: RunConfig
@@ -55,6 +56,7 @@ class Federation:
     device: torch.device
     data_of_type: tuple[FederatedData, ...] = ()
     questions_of_type: tuple[Questions, ...] = ()
+    label_tokens: tuple[int, ...] = ()
 
     def data_of(self, place: int) -> FederatedData:
         """Return the data as a model type sees it: its held-out rows are in that type's tokens."""

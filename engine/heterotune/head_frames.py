@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heterotune.adapters.alignment import Alignment, align_types, vocabulary_basis
+from heterotune.adapters.alignment import Alignment, align_types, label_basis, vocabulary_basis
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank, HeadFrame
 from heterotune.adapters.layout import HeadBranch
@@ -54,10 +54,14 @@ def align_and_diagnose(
         federation.config.heterotune,
         federation.channel,
         run_seed=federation.config.seed,
+        label_tokens=federation.label_tokens,
     )
+    correlations = [{"name": "alignment/correlation", "value": correlation, "unit": "correlation"}]
+    if federation.config.heterotune.align_positions == "answer":  # no label is read, so there is no loss
+        return frames, correlations
     banks = [global_bank(place, frame) for place, frame in enumerate(frames)]
     cosines = gradient_cosines(federation.backbones, attached, banks, federation.public)
-    return frames, [{"name": "alignment/correlation", "value": correlation, "unit": "correlation"}, *cosines]
+    return frames, [*correlations, *cosines]
 
 
 def align_heads(
@@ -68,6 +72,7 @@ def align_heads(
     channel: Channel,
     *,
     run_seed: int,
+    label_tokens: Sequence[int] = (),
 ) -> tuple[list[HeadFrame], float]:
     """Find the frozen part of every type's head branch. Every rank must call this; every rank gets the root's bits.
 
@@ -78,6 +83,7 @@ def align_heads(
         options: Method and number of positions.
         channel: The ranks.
         run_seed: For random maps (`align: none`).
+        label_tokens: The tokens of class names, for a branch that answers in these.
 
     Returns:
         One frame for each type, on its backbone's device; and the mean correlation between types (see `Alignment`).
@@ -87,7 +93,7 @@ def align_heads(
     widths = [backbone.model_type.width for backbone in backbones]
     if channel.mpi_rank == ROOT:
         aligned = align_types(states, head.head_rank, options.align, run_seed=run_seed)
-        basis_QV = vocabulary_basis(embeddings, head.basis_rank)
+        basis_QV = _output_basis(embeddings, head, label_tokens)
     else:
         aligned = Alignment(
             tuple(torch.zeros(head.head_rank, width) for width in widths), tuple(torch.zeros(w) for w in widths), 0.0
@@ -99,6 +105,13 @@ def align_heads(
         tensors = (_from_root(down, channel), _from_root(mean, channel), shared_basis)
         frames.append(HeadFrame(*(tensor.to(backbone.device) for tensor in tensors)))
     return frames, aligned.correlation
+
+
+def _output_basis(embeddings: Sequence[Tensor], head: HeadBranch, label_tokens: Sequence[int]) -> Tensor:
+    """Return Q."""
+    if head.outputs == "labels":
+        return label_basis(label_tokens, embeddings[0].shape[0])
+    return vocabulary_basis(embeddings, head.basis_rank)
 
 
 def gradient_cosines(

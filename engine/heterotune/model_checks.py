@@ -45,7 +45,7 @@ def _head_problems(config: RunConfig, model_types: tuple[ModelType, ...]) -> lis
             "Lower it."
         )
     widths = sum(model_type.width for model_type in model_types)
-    if options.head_basis > min(widths, sizes[0]):
+    if options.head_outputs == "vocabulary" and options.head_basis > min(widths, sizes[0]):
         problems.append(
             f"heterotune.head_basis = {options.head_basis} is more than the output embeddings can span, "
             f"{min(widths, sizes[0])}. Lower it."
@@ -70,9 +70,12 @@ def tokenizer_problems(config: RunConfig, model_types: Sequence[ModelType], dige
     for method in (config.strategy, *config.compare_with):
         holders: dict[str, list[int]] = {}
         for place, model_type in enumerate(model_types):
-            for spec in adapter_layout(method, config, model_type, model_types).tensors:
+            layout = adapter_layout(method, config, model_type, model_types)
+            for spec in layout.tensors:
                 if spec.scope != "client" and spec.trains:  # what no step changes knows no tokens
                     holders.setdefault(spec.key, []).append(place)
+            if layout.head is not None:  # whoever shares its core: all types read the same public tokens
+                holders.setdefault("the vocabulary of head.S", []).append(place)
         shared = {key: places for key, places in holders.items() if len({digests[place] for place in places}) > 1}
         if shared:
             key, places = next(iter(shared.items()))

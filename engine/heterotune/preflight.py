@@ -14,7 +14,7 @@ from heterotune.config.protection_checks import cohort_problems
 from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData, build_public_rows
 from heterotune.data.fleet_tokenizers import load_fleet_tokenizers, rows_of_types
-from heterotune.data.questions import picked_metrics
+from heterotune.data.questions import label_tokens, picked_metrics
 from heterotune.data.row_cache import federated_data
 from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import Rows
@@ -35,6 +35,7 @@ class CheckedRun:
         tokenizers: Each model type's.
         data_of_type: The data in each model type's tokens; see `rows_of_types`.
         population: Every client.
+        label_tokens: The tokens of class names, where a head branch answers in these; else empty.
     """
 
     config: RunConfig
@@ -42,6 +43,7 @@ class CheckedRun:
     tokenizers: tuple[TextTokenizer, ...]
     data_of_type: tuple[FederatedData, ...]
     population: Population
+    label_tokens: tuple[int, ...] = ()
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -71,12 +73,22 @@ def check(config: RunConfig) -> CheckedRun:
     config = with_known_starts(config, model_types)
     data_of_type = load_data(config, model_types, tokenizers)
     config = with_counted_classes(config, data_of_type[0].label_names)
+    config, answers = with_answers(config, data_of_type[0], tokenizers[0])
     population = enlist_clients(model_types, [len(rows) for rows in data_of_type[0].train])
     check_protection(config, model_types, population)
     config = with_picked_noise(config, model_types, population)
     metrics = picked_metrics(config.evaluate.metrics, data_of_type[0])
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"metrics": metrics})})
-    return CheckedRun(config, model_types, tokenizers, data_of_type, population)
+    return CheckedRun(config, model_types, tokenizers, data_of_type, population, answers)
+
+
+def with_answers(config: RunConfig, data: FederatedData, tokenizer: TextTokenizer) -> tuple[RunConfig, tuple[int, ...]]:
+    """Return the run with a head basis of as many tokens as class names have, if it answers in these; and the tokens."""
+    if not has_head(config) or config.heterotune.head_outputs != "labels":
+        return config, ()
+    tokens = label_tokens(data, tokenizer, config.data)
+    options = config.heterotune.model_copy(update={"head_basis": len(tokens)})
+    return config.model_copy(update={"heterotune": options}), tokens
 
 
 def load_data(
@@ -182,5 +194,11 @@ def public_rows(checked: CheckedRun) -> Rows | None:
     config = checked.config
     if not has_head(config):
         return None
-    num_tokens = config.heterotune.align_tokens
-    return build_public_rows(config.data, checked.tokenizer, num_tokens=num_tokens, run_seed=config.seed)
+    options = config.heterotune
+    return build_public_rows(
+        config.data,
+        checked.tokenizer,
+        num_tokens=options.align_tokens,
+        run_seed=config.seed,
+        positions=options.align_positions,
+    )

@@ -85,6 +85,7 @@ def run_strategies(
             questions_of_type=questions_of_types(
                 checked.data_of_type, checked.tokenizers, config.data, config.evaluate
             ),
+            label_tokens=checked.label_tokens,
         )
         for journal in journals:
             attribute_federation(journal.memory, federation)

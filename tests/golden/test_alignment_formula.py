@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from heterotune.adapters.alignment import align_types, vocabulary_basis
+from heterotune.adapters.alignment import align_types, label_basis, vocabulary_basis
 
 
 def gcca_in_numpy(states, rank):
@@ -75,3 +75,8 @@ def test_the_vocabulary_basis_spans_the_leading_directions_of_all_embeddings():
     np.testing.assert_allclose((basis**2).mean(axis=1), 1.0, rtol=1e-5)
     overlap = np.abs(basis @ left[:, :4]) / np.sqrt(40)
     np.testing.assert_allclose(overlap, np.eye(4), atol=1e-4)
+
+
+def test_a_label_basis_has_one_token_in_each_row():
+    basis = label_basis([7, 2], 9)
+    assert basis.nonzero().tolist() == [[0, 7], [1, 2]] and basis.sum() == 2

@@ -25,7 +25,8 @@ OF_METHOD = {name: {"adapter_rank": 2} for name in METHODS if name != "fedavg_fu
     "heterotune": {
         "adapter_rank": 2,
         "head_rank": 4,
-        "head_basis": 8,
+        "head_outputs": "labels",
+        "head_basis": 7,  # as many as the run finds, so that a plan, which reads no data, knows them
         "align_tokens": 64,
         "cmga": "cagrad",
         "cmga_tasks": "clients",

@@ -78,3 +78,5 @@ def test_a_shared_head_refuses_it_before_anything_starts(run_yaml):
     other.write_text(yaml.safe_dump({**run, "strategy": "heterotune", "heterotune": narrow}))
     with pytest.raises(ModelError, match=r"strategy heterotune shares fleet/.* tokenizers differ \(a \w{8}, b \w{8}\)"):
         check(load_run(other))
+    with pytest.raises(ModelError, match=r"strategy heterotune shares the vocabulary of head.S between"):
+        check(load_run(other, ["heterotune.head_scope=type"]))

@@ -82,6 +82,13 @@ def vocabulary_basis(embeddings: Sequence[Tensor], basis_rank: int) -> Tensor:
     return (basis_Vq.T * basis_Vq.shape[0] ** 0.5).float().contiguous()
 
 
+def label_basis(tokens: Sequence[int], vocab_size: int) -> Tensor:
+    """Return Q: one row for each token of the class names, 1 there and 0 elsewhere, float32, shape (q, V)."""
+    basis_qV = torch.zeros(len(tokens), vocab_size)
+    basis_qV[torch.arange(len(tokens)), torch.tensor(tokens, dtype=torch.int64)] = 1.0
+    return basis_qV
+
+
 def _gcca_maps(centred: Sequence[Tensor], head_rank: int, run_seed: int) -> list[Tensor]:
     """MAX-VAR generalised canonical correlation: G = top singular vectors of the whitened states side by side."""
     whitened_ND = torch.cat([x @ _whitener(x) for x in centred], dim=1)

@@ -34,15 +34,15 @@ def dema_layout(options: HeterotuneOptions, model_type: ModelType, fleet: Sequen
     tensors = [tensor for _, tensors in rows for tensor in tensors]
     head = None
     if options.head_rank:
-        head = HeadBranch(HEAD_CORE, options.head_rank, options.head_basis)
-        tensors.append(_head_core(options))
+        head = HeadBranch(HEAD_CORE, options.head_rank, options.head_basis, options.head_outputs)
+        tensors.append(_head_core(options, model_type, fleet))
     return AdapterLayout(model_type.name, tuple(tensors), tuple(site for site, _ in rows), head)
 
 
 def _branches(options: HeterotuneOptions, model_type: ModelType, fleet: Sequence[ModelType]) -> Iterator[LoraBranch]:
     """Yield the LoRA branches of a model type; "width" needs a sibling, else it is "type"."""
     rank = model_type.adapter_rank or options.adapter_rank
-    has_siblings = sum(other.family == model_type.family for other in fleet) > 1
+    has_siblings = _has_siblings(model_type, fleet)
     scopes = {"width": ("width",), "type": ("type",), "split": ("width", "type")}[options.lora_scope]
     if not has_siblings:
         scopes = ("type",)
@@ -53,13 +53,24 @@ def _branches(options: HeterotuneOptions, model_type: ModelType, fleet: Sequence
         yield LoraBranch("client", "client", options.personal_rank, options.adapter_alpha, **common)
 
 
-def _head_core(options: HeterotuneOptions) -> TensorSpec:
-    """Return S: small, so one second moment for the whole of it; zero, so that the branch starts as nothing."""
+def _has_siblings(model_type: ModelType, fleet: Sequence[ModelType]) -> bool:
+    return sum(other.family == model_type.family for other in fleet) > 1
+
+
+def _head_core(options: HeterotuneOptions, model_type: ModelType, fleet: Sequence[ModelType]) -> TensorSpec:
+    """Return S: small, so one second moment for the whole of it; zero, so that the branch starts as nothing.
+
+    Its scope is the only difference between a shared branch and a type's own: the frozen maps are the same.
+    """
+    scope = options.head_scope
+    if scope == "width" and not _has_siblings(model_type, fleet):
+        scope = "type"
+    owner = {"fleet": "fleet", "width": f"width/{model_type.family}", "type": f"type/{model_type.name}"}[scope]
     return TensorSpec(
         name=HEAD_CORE,
         shape=(options.head_rank + 1, options.head_basis),
-        scope="fleet",
-        key=f"fleet/{HEAD_CORE}",
+        scope=scope,
+        key=f"{owner}/{HEAD_CORE}",
         group="dema.head",
         depth_class="head",
         learning_rate_scale=options.head_learning_rate_scale,

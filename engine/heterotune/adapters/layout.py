@@ -109,11 +109,13 @@ class HeadBranch:
         core: Name of S, shape (head_rank + 1, basis_rank); the last row is the bias.
         head_rank: Rows of V.
         basis_rank: Rows of Q, the common basis of the vocabulary.
+        outputs: Whether the rows of Q are directions of the vocabulary, or one token of a class name each.
     """
 
     core: str
     head_rank: int
     basis_rank: int
+    outputs: Literal["vocabulary", "labels"] = "vocabulary"
 
 
 @dataclass(frozen=True)

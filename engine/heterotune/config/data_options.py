@@ -143,7 +143,7 @@ class DataConfig(Section):
     """Most training rows of a client, at least 1; null = all."""
     empty_client: Literal["error", "drop"] = "error"
     """What to do with a client that gets no rows."""
-    public: Text | None = None
+    public: Source | None = None
     """Public text for the alignment, a source like `source`; null = the embedded public modules."""
     tokenizer: Text | None = None
     """Folder, file or hub id of the fleet's tokenizer; null = the one beside the models."""
@@ -171,10 +171,11 @@ class DataConfig(Section):
     @property
     def named_places(self) -> tuple[str, ...]:
         """Everything that the section names by a path or a hub id, paths of data inside `root`."""
-        entries = (*self.sources, *(() if self.test is None else as_entries(self.test)))
+        others = (source for source in (self.test, self.public) if source is not None)
+        entries = (*self.sources, *(entry for source in others for entry in as_entries(source)))
         places = [place for entry in entries for place in (entry.path, *(entry.lines or {}).values())]
         data = [str(Path(self.root or "") / place) for place in (*places, self.partition.groups) if place is not None]
-        return (*data, *(place for place in (self.root, self.public, self.tokenizer, self.cache) if place is not None))
+        return (*data, *(place for place in (self.root, self.tokenizer, self.cache) if place is not None))
 
 
 def as_entries(source: str | SourceEntry | tuple[str | SourceEntry, ...]) -> tuple[SourceEntry, ...]:

@@ -87,9 +87,14 @@ class HeterotuneOptions(Section):
     """Who shares LoRA: "width" = siblings, by original layer; "type" = clients of one model type; "split" = half
     of the rank each."""
     head_rank: CountOrZero = 32
-    """Rank of the head branch that all model types share; 0 = no head branch."""
+    """Rank of the head branch; 0 = no head branch."""
+    head_scope: Literal["fleet", "width", "type"] = "fleet"
+    """Who shares the head branch: "fleet" = all model types; "width" = siblings; "type" = clients of one model type."""
+    head_outputs: Literal["vocabulary", "labels"] = "vocabulary"
+    """What the head branch answers in: directions of the whole vocabulary, or the tokens of the data's class names."""
     head_basis: Count = 64
-    """Columns of the common vocabulary basis of the head branch, at least head_rank."""
+    """Columns of the common vocabulary basis of the head branch, at least head_rank; under `head_outputs: labels` the
+    run sets it to the number of tokens that occur in class names."""
     head_learning_rate_scale: Positive = 3.0
     """Learning rate of the head branch in units of local.learning_rate, above 0."""
     personal_rank: CountOrZero = 0
@@ -102,6 +107,9 @@ class HeterotuneOptions(Section):
     """How the input side of shared branches is aligned between model types, on public text only."""
     align_tokens: Count = 4096
     """Public token positions that the alignment reads, at least 1."""
+    align_positions: Literal["all", "answer"] = "all"
+    """Positions that count: all targets of the public rows, or of each row the one before its answer; texts of
+    `data.public` then are questions in the task's template, and no public label is read."""
     cmga: Literal["none", "project", "cagrad", "mgda", "gradvac", "aligned_mtl", "cosine"] = "project"
     """Cross-model gradient alignment when updates of several model types meet: how they become one direction."""
     cmga_tasks: Literal["types", "clients"] = "types"
@@ -128,8 +136,8 @@ class HeterotuneOptions(Section):
 
     @model_validator(mode="after")
     def _check_head(self) -> HeterotuneOptions:
-        """A basis narrower than the branch would waste rank."""
-        if self.head_rank > self.head_basis:
+        """A basis narrower than the branch would waste rank; how many tokens labels have, the data decides."""
+        if self.head_outputs == "vocabulary" and self.head_rank > self.head_basis:
             text = f"head_basis = {self.head_basis} is less than head_rank = {self.head_rank}"
             raise ValueError(f"{text}, so part of the rank could do nothing. Raise head_basis, or lower head_rank.")
         return self

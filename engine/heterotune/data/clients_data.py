@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from heterotune.data.partition import partition
 from heterotune.data.row_store import MemoryRows, RowStore
 from heterotune.data.rows import Rows
 from heterotune.data.text_tokenizer import TextTokenizer
-from heterotune.data.tokenizing import Piece, make_rows, tokenise
+from heterotune.data.tokenizing import Piece, before_answers, make_rows, tokenise
 from heterotune.errors import DataError
 from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
 
@@ -118,18 +119,33 @@ def build_federated_data(
     )
 
 
-def build_public_rows(data: DataConfig, tokenizer: TextTokenizer, *, num_tokens: int, run_seed: int) -> Rows:
+def build_public_rows(
+    data: DataConfig,
+    tokenizer: TextTokenizer,
+    *,
+    num_tokens: int,
+    run_seed: int,
+    positions: Literal["all", "answer"] = "all",
+) -> Rows:
     """Tokenise public documents, drawn by the seed, until `num_tokens` targets are there or the text ends.
 
+    Args:
+        data: Section `data`.
+        tokenizer: The fleet's tokenizer.
+        num_tokens: Targets that are wanted.
+        run_seed: The run's seed.
+        positions: Which targets count: all, or of each prompt the one where its answer begins.
+
     Raises:
-        DataError: If the public text is missing or empty.
+        DataError: If the public text is missing or empty, or has no prompts whose answers could begin.
     """
-    documents = load_public(data)
+    documents = load_public(data, as_questions=positions == "answer")
     order = generator(run_seed, NO_ROUND, NO_CLIENT, "public rows").permutation(len(documents))
     shuffled = [documents[i] for i in order]
     max_rows = -(-num_tokens // data.max_tokens)
     while True:
         rows = make_rows(shuffled, tokenizer, max_tokens=data.max_tokens, max_rows=max_rows)
+        rows = before_answers(rows) if positions == "answer" else rows
         num_targets = int((rows.targets >= 0).sum())
         if num_targets >= num_tokens or len(rows) < max_rows:
             return rows

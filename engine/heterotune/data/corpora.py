@@ -10,7 +10,7 @@ from heterotune.config.row_fields import ClassFields, RowFields, TextFields
 from heterotune.data.document import Document
 from heterotune.data.file_source import Table, in_root, read_tables
 from heterotune.data.label_groups import read_groups
-from heterotune.data.row_formats import FieldOf, RowFormat, class_labels
+from heterotune.data.row_formats import READERS_PARTS, FieldOf, RowFormat, class_labels
 from heterotune.data.stdlib_source import read_stdlib
 from heterotune.errors import DataError
 
@@ -74,18 +74,40 @@ def _labels_of(config: DataConfig) -> tuple[str, ...] | None:
     return readers[0].format.labels if readers else None
 
 
-def load_public(config: DataConfig) -> tuple[Document, ...]:
+def load_public(config: DataConfig, *, as_questions: bool = False) -> tuple[Document, ...]:
     """Load public documents, which no client owns: from `data.public`, else the embedded public modules.
 
+    Args:
+        config: Section `data`.
+        as_questions: Texts are questions of the clients' task: they go into its template, and have no response.
+
     Raises:
-        DataError: As `load_corpus`.
+        DataError: As `load_corpus`; or if questions are wanted of text that can be none.
     """
-    if config.public is None or config.public == EMBEDDED_STDLIB:
+    entries = () if config.public is None else as_entries(config.public)
+    shown = shown_source(entries) if entries else EMBEDDED_STDLIB
+    if shown == EMBEDDED_STDLIB:
+        if as_questions:
+            raise DataError(
+                "heterotune.align_positions = answer needs questions like the clients' own: name a source of them in "
+                "data.public, or set align_positions: all."
+            )
         return tuple(Document(key="public", text=text) for text in public_texts())
-    if config.public.startswith("embedded:"):
-        raise DataError(f"data.public = {config.public}: no such embedded corpus. There is {EMBEDDED_STDLIB}.")
+    if shown.startswith("embedded:"):
+        raise DataError(f"data.public = {shown}: no such embedded corpus. There is {EMBEDDED_STDLIB}.")
     own = config.model_copy(update={"source": config.public, "partition": PartitionConfig(by="iid")})
-    return _all_documents(open_tables(own, setting="data.public"), f"data.public = {config.public}: the public text")
+    readers = open_tables(own, setting="data.public", texts_are_questions=as_questions)
+    return _all_documents(readers, f"data.public = {shown}: the public text")
+
+
+def _question_of(task: RowFields | None) -> str:
+    """Return the row format of which texts can be the question."""
+    if type(task).__name__ not in READERS_PARTS:
+        raise DataError(
+            "heterotune.align_positions = answer needs the place before an answer, and rows of data.public are text, "
+            "for which data.fields has no prompt. Set align_positions: all, or use rows with prompts or classes."
+        )
+    return type(task).__name__
 
 
 def public_texts() -> tuple[str, ...]:
@@ -123,8 +145,15 @@ def shown_source(entries: Sequence[SourceEntry]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def open_tables(config: DataConfig, *, setting: str = "data.source") -> tuple[TableReader, ...]:
+def open_tables(
+    config: DataConfig, *, setting: str = "data.source", texts_are_questions: bool = False
+) -> tuple[TableReader, ...]:
     """Open all tables of the clients' documents; no row is read, but classes may be looked up.
+
+    Args:
+        config: Section `data`; `source` is what is opened.
+        setting: Its key in the run file.
+        texts_are_questions: Rows of text are the question of what `fields` says, and have no answer.
 
     Raises:
         DataError: If a source is missing or unreadable, or lacks a field that the run file names.
@@ -141,7 +170,8 @@ def open_tables(config: DataConfig, *, setting: str = "data.source") -> tuple[Ta
         for table in own:
             fields = _row_fields(entry.fields or config.fields, table)
             places = _partition_places(config, entry, table, fields, sum(map(len, tables)), groups)
-            reader = TableReader(table, RowFormat(fields, config.template, config.separator, labels, *places))
+            of = _question_of(config.fields) if texts_are_questions and isinstance(fields, TextFields) else ""
+            reader = TableReader(table, RowFormat(fields, config.template, config.separator, labels, *places, of))
             reader.format.columns(table)
             readers.append(reader)
     return tuple(readers)

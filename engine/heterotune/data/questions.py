@@ -14,7 +14,7 @@ from heterotune.config.data_options import DataConfig
 from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.text_tokenizer import TextTokenizer
-from heterotune.data.tokenizing import IGNORED, Rows, make_rows
+from heterotune.data.tokenizing import IGNORED, Rows, before_answers, make_rows
 from heterotune.errors import DataError
 
 
@@ -134,6 +134,25 @@ def questions_of_types(
     return tuple(made[id(data)] for data in data_of_type)
 
 
+def label_tokens(data: FederatedData, tokenizer: TextTokenizer, options: DataConfig) -> tuple[int, ...]:
+    """Return the tokens that occur in class names as responses, without what ends them: first those that begin one.
+
+    Raises:
+        DataError: If the data has no classes.
+    """
+    asked = next((document for document in data.heldout_documents if document.choices), None)
+    if not data.label_names or asked is None:
+        raise DataError(
+            "heterotune.head_outputs = labels needs classes, and the data has none. Name them in data.fields "
+            "({text, label}), or set head_outputs: vocabulary."
+        )
+    answered = [replace(asked, response=name) for name in data.label_names]
+    rows = without_end(make_rows(answered, tokenizer, max_tokens=options.max_tokens), end_ids(tokenizer))
+    names = [targets[targets != IGNORED].tolist() for targets in rows.targets]
+    in_order = [*(name[0] for name in names), *(token for name in names for token in name[1:])]
+    return tuple(dict.fromkeys(in_order))
+
+
 def end_ids(tokenizer: TextTokenizer) -> frozenset[int]:
     """Return the tokens that end an answer: the end of text, or of a turn."""
     return tokenizer.special_ids() | {tokenizer.eos_id}
@@ -184,12 +203,9 @@ def _differ_in_one_token(rows: Rows, picks: np.ndarray) -> bool:
 def _prompts(data: FederatedData, tokenizer: TextTokenizer, options: DataConfig) -> Prompts:
     asked = [(i, document) for i, document in enumerate(data.heldout_documents) if document.prompt is not None]
     rows = make_rows([document for _, document in asked], tokenizer, max_tokens=options.max_tokens)
-    places, begins = np.arange(len(rows)), (rows.targets != IGNORED).argmax(axis=1)
-    targets = np.full_like(rows.targets, IGNORED)
-    targets[places, begins] = rows.targets[places, begins]
     return Prompts(
         heldout_Q=np.array([i for i, _ in asked], dtype=np.int64),
-        rows=replace(rows, targets=targets, lengths=begins + 1),
+        rows=before_answers(rows),
         responses=tuple(document.response or "" for _, document in asked),
         tokenizer=tokenizer,
     )

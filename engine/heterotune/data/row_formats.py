@@ -68,6 +68,7 @@ class RowFormat:
         separator: Text between prompt and response.
         labels: The classes; empty = the rows have none.
         owner, stratum, task: What partitions divide by; a stratum of None = the label, else the owner.
+        question_of: Of text: the row format of a task of which it is the question, for its template; "" = of none.
     """
 
     fields: Any
@@ -77,6 +78,7 @@ class RowFormat:
     owner: FieldOf
     stratum: FieldOf | None
     task: FieldOf
+    question_of: str = ""
 
     def columns(self, table: Table) -> list[str]:
         """Return the fields to read.
@@ -86,7 +88,7 @@ class RowFormat:
         """
         wanted = field_names(self.fields)
         if self.template not in NAMED_TEMPLATES:
-            known = READERS_PARTS.get(type(self.fields).__name__, ())
+            known = READERS_PARTS.get(self.question_of or type(self.fields).__name__, ())
             wanted |= {f"template.{name}": name for name in placeholders(self.template) if name not in known}
         for place in (self.owner, self.stratum, self.task):
             if place is not None and place.field is not None:
@@ -112,6 +114,8 @@ class RowFormat:
         stratum = None if self.stratum is None else self.stratum.of(row)
         if isinstance(self.fields, TextFields):
             text = row.text("fields.text", self.fields.text)
+            if self.question_of and text.strip():
+                return self._question(key, text, row)
             label = key if stratum is None else stratum
             return Document(key, label, text=text, task=task) if text.strip() else None
         example = READERS[type(self.fields)](self.fields, row, self.labels)
@@ -132,6 +136,13 @@ class RowFormat:
             stratum=stratum,
             task=task,
         )
+
+    def _question(self, key: str, text: str, row: Row) -> Document:
+        """Return a text as a prompt without response: its row ends with the token before the answer."""
+        first, *others = READERS_PARTS[self.question_of]
+        example = Example(text, "", {first: text} | dict.fromkeys(others, ""))
+        prompt = self._prompt(example, row)
+        return Document(key, prompt=prompt, response="", separator=self.separator, turns=self._turns(example))
 
     def _prompt(self, example: Example, row: Row) -> str:
         is_instruction = "instruction" in example.parts

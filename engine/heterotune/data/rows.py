@@ -6,7 +6,7 @@ Legend: N rows, T = max_tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -54,6 +54,14 @@ def concatenate_rows(parts: Sequence[Rows]) -> Rows:
         np.concatenate([part.lengths for part in parts]),
         np.concatenate([part.labels for part in parts]),
     )
+
+
+def before_answers(rows: Rows) -> Rows:
+    """Return rows of prompts whose one target is the place where the answer would begin; what follows is cut off."""
+    places, begins = np.arange(len(rows)), (rows.targets != IGNORED).argmax(axis=1)
+    targets = np.full_like(rows.targets, IGNORED)
+    targets[places, begins] = rows.targets[places, begins]
+    return replace(rows, targets=targets, lengths=begins + 1)
 
 
 def pack(sequences: Sequence[tuple[list[int], int]], max_tokens: int, padding_id: int) -> Rows:

@@ -14,10 +14,20 @@ import numpy as np
 
 from heterotune.data.document import Document
 from heterotune.data.prompt_sequences import PromptSequence, prompt_sequences
-from heterotune.data.rows import IGNORED, NO_LABEL, Rows, concatenate_rows, pack
+from heterotune.data.rows import IGNORED, NO_LABEL, Rows, before_answers, concatenate_rows, pack
 from heterotune.data.text_tokenizer import TextTokenizer
 
-__all__ = ["IGNORED", "NO_LABEL", "Piece", "Rows", "concatenate_rows", "join_pieces", "make_rows", "tokenise"]
+__all__ = [
+    "IGNORED",
+    "NO_LABEL",
+    "Piece",
+    "Rows",
+    "before_answers",
+    "concatenate_rows",
+    "join_pieces",
+    "make_rows",
+    "tokenise",
+]
 
 _SHORTEST_REST = 8  # tokens; a shorter last block is dropped unless it is all there is
 _CHARACTERS_PER_TOKEN = 3  # of the embedded tokenizer on source code; only decides how much is encoded at once

@@ -34,9 +34,11 @@ def down_bytes(shape: TypeShape, wire: CollectiveConfig) -> dict[str, int]:
 
 def frozen_bytes(shape: TypeShape) -> dict[str, int]:
     """Return tensor group -> bytes that a client downloads when it first takes part."""
-    if shape.layout.head is None:
+    head = shape.layout.head
+    if head is None:
         return {}
     frame, basis = shape.frame_elements
+    basis = head.basis_rank if head.outputs == "labels" else basis  # one number says what a row of Q is
     return {
         "dema.head.frame": message_bytes(frame, FROZEN_CODEC),
         "dema.head.basis": message_bytes(basis, FROZEN_CODEC),

@@ -192,3 +192,6 @@ def test_public_responses_are_counted_not_their_prompts(tmp_path: Path, word_tok
     enough = build_public_rows(data, word_tokenizer, num_tokens=50, run_seed=3)
     assert 50 <= (enough.targets >= 0).sum() < 80
     assert len(build_public_rows(data, word_tokenizer, num_tokens=5000, run_seed=3)) == 40
+    before = build_public_rows(data, word_tokenizer, num_tokens=20, run_seed=3, positions="answer")
+    assert before.lengths.tolist() == [5] * 24  # <eos> w1 w2 w3 w4, and nothing after it
+    assert ((before.targets >= 0).argmax(axis=1) == 4).all() and ((before.targets >= 0).sum(axis=1) == 1).all()

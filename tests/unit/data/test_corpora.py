@@ -93,6 +93,31 @@ def test_public_text_can_be_a_file_with_the_same_fields(rows_file: str) -> None:
     assert [document.prompt for document in documents] == ["why", "who"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "template", "prompts"),
+    [
+        ({"text": "ask", "label": "topic"}, "Q: {text} A:", ["Q: why A:", "Q: who A:", "Q: hm A:"]),
+        ({"text": "ask", "label": "topic"}, "auto", ["why", "who", "hm"]),
+        ({"prompt": "ask", "response": "reply"}, "{prompt}?", ["why?", "who?", "hm?"]),
+    ],
+)
+def test_public_text_can_be_questions_of_the_task_without_answers(rows_file, fields, template, prompts) -> None:
+    public = {"path": rows_file, "fields": {"text": "ask"}}
+    options = DataConfig(source="anything", public=public, fields=fields, template=template)
+    documents = load_public(options, as_questions=True)
+    assert [document.prompt for document in documents] == prompts
+    assert {(document.response, document.choices, document.label) for document in documents} == {("", (), None)}
+    assert options.named_places == ("anything", rows_file)
+
+
+def test_questions_need_a_source_and_a_task_with_prompts(rows_file: str) -> None:
+    with pytest.raises(DataError, match=r"align_positions = answer needs questions like the clients' own: name a sou"):
+        load_public(DataConfig(source="anything"), as_questions=True)
+    text = DataConfig(source="anything", public=rows_file, fields={"text": "ask"})
+    with pytest.raises(DataError, match=r"answer needs the place before an answer, and rows of data\.public are text"):
+        load_public(text, as_questions=True)
+
+
 def test_empty_public_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(DataError, match=r"data\.public = .*empty\.txt: the public text is empty"):

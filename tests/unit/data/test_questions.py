@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from heterotune.config.data_options import DataConfig
 from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.corpora import Document
-from heterotune.data.questions import make_questions, picked_metrics, without_end
+from heterotune.data.questions import label_tokens, make_questions, picked_metrics, without_end
 from heterotune.data.tokenizing import Rows, make_rows
 from heterotune.errors import DataError
 
@@ -58,6 +60,13 @@ def test_one_row_for_answers_of_one_token_else_one_for_every_answer(data, word_t
     assert found == [[6, 7], [8], [6, 9, 9]], "the end of text is no part of an answer"
     assert choices.owners(choices.label_questions, data.heldout_clients).tolist() == [10, 13]
     assert choices.owners(choices.pair_questions, data.heldout_clients).tolist() == [12, 12, 12]
+
+
+def test_label_tokens_are_those_of_class_names_first_the_ones_that_begin_one(data, word_tokenizer) -> None:
+    classes = replace(data, label_names=("w6 w7", "w8", "w6 w9 w9"))
+    assert words(label_tokens(classes, word_tokenizer, OPTIONS)) == [6, 8, 7, 9]
+    with pytest.raises(DataError, match="heterotune.head_outputs = labels needs classes, and the data has none"):
+        label_tokens(data, word_tokenizer, OPTIONS)
 
 
 def test_what_ends_an_answer_is_not_compared() -> None:

@@ -84,6 +84,19 @@ def test_siblings_share_their_lora_by_original_layer_and_all_share_the_head():
     assert {spec.scope for spec in small.tensors} == {"type", "fleet"}
 
 
+@pytest.mark.parametrize(
+    ("scope", "owners"),
+    [("fleet", ["fleet"] * 4), ("width", ["type/small", *["width/large"] * 3]), ("type", None)],
+)
+def test_the_heads_scope_decides_who_shares_its_core_and_nothing_else(scope, owners):
+    strategy = strategy_of("heterotune", head_scope=scope)
+    cores = [next(spec for spec in layout.tensors if spec.name == "head.S") for layout in layouts(strategy)]
+    owners = owners or [f"type/{model_type.name}" for model_type in FLEET]
+    assert [spec.key for spec in cores] == [f"{owner}/head.S" for owner in owners]
+    assert [spec.scope for spec in cores] == [owner.split("/")[0] for owner in owners]
+    assert {(spec.shape, spec.group, spec.depth_class) for spec in cores} == {((33, 64), "dema.head", "head")}
+
+
 def test_split_gives_half_of_the_rank_to_each_scope():
     large = strategy_of("heterotune", lora_scope="split").layout(LARGE, FLEET)
     shapes = {spec.name: spec.shape for spec in large.tensors}
