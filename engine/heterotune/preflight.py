@@ -83,7 +83,7 @@ def check(config: RunConfig) -> CheckedRun:
 
 
 def with_answers(config: RunConfig, data: FederatedData, tokenizer: TextTokenizer) -> tuple[RunConfig, tuple[int, ...]]:
-    """Return the run with a head basis of as many tokens as class names have, if it answers in these; and the tokens."""
+    """Return the run with a head basis of as many tokens as class names have, if it answers in these; and them."""
     if not has_head(config) or config.heterotune.head_outputs != "labels":
         return config, ()
     tokens = label_tokens(data, tokenizer, config.data)
