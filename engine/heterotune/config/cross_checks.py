@@ -13,6 +13,7 @@ from heterotune.config.protection_checks import PROTECTION_CHECKS
 
 if TYPE_CHECKING:
     from heterotune.config.cohort_options import CohortConfig
+    from heterotune.config.device_options import DevicesConfig
     from heterotune.config.engine_options import ChunkConfig
     from heterotune.config.fleet_options import FleetEntry
     from heterotune.config.method_options import HeterotuneOptions, LocalConfig
@@ -155,11 +156,23 @@ def _chunk_types(chunk: ChunkConfig, fleet: tuple[FleetEntry, ...]) -> list[str]
     return [f"chunk.of_type.{name} is not in the fleet. {suggestion(name, names)}" for name in unknown]
 
 
+def _devices(devices: DevicesConfig, fleet: tuple[FleetEntry, ...]) -> list[str]:
+    """Where devices are assigned, every model type has some."""
+    names = [entry.name for entry in fleet]
+    unknown = [name for name in devices.assign if name not in names][:_MOST_SUGGESTIONS]
+    problems = [f"devices.assign.{name} is not in the fleet. {suggestion(name, names)}" for name in unknown]
+    bare = [name for name in names if name not in devices.assign] if devices.assign else []
+    return problems + [
+        f"devices.assign.{name} is missing. Give each model type of the fleet a profile." for name in bare
+    ]
+
+
 _CHECKS = (
     (_unique_names, ("fleet",)),
     (_siblings, ("fleet",)),
     (_layers, ("fleet",)),
     (_chunk_types, ("chunk", "fleet")),
+    (_devices, ("devices", "fleet")),
     (_fleet_size, ("fleet",)),
     (_cohort_size, ("cohort", "fleet")),
     (_compared, ("compare_with", "strategy")),

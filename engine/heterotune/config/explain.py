@@ -142,7 +142,8 @@ def _models_at(path: Path, model: type[BaseModel]) -> list[type[BaseModel]]:
     for part in path:
         if not isinstance(part, int):
             infos = [each.model_fields[part] for each in models if part in each.model_fields]
-            models = [inner for info in infos for inner in _models_in(info.annotation)]
+            if infos:  # else the part is a name that the user gave: a mapping's key
+                models = [inner for info in infos for inner in _models_in(info.annotation)]
     return models
 
 

@@ -51,13 +51,15 @@ def _sections(schema: Schema, definitions: Schema, path: str = "") -> Iterator[t
 
 
 def _models_of(field: Schema, definitions: Schema, suffix: str = "") -> Iterator[tuple[Schema, str]]:
-    """Yield the sections that a key may hold; "[]" marks the entries of a list."""
+    """Yield the sections that a key may hold; "[]" marks a list's entries, ".NAME" a mapping's."""
     if "$ref" in field:
         yield definitions[field["$ref"].rpartition("/")[2]], suffix
     for kind in (*field.get("anyOf", ()), *field.get("oneOf", ())):
         yield from _models_of(kind, definitions, suffix)
     if "items" in field:
         yield from _models_of(field["items"], definitions, f"{suffix}[]")
+    if isinstance(field.get("additionalProperties"), Mapping):
+        yield from _models_of(field["additionalProperties"], definitions, f"{suffix}.NAME")
 
 
 def _table(schema: Schema, definitions: Schema) -> str:

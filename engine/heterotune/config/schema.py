@@ -23,6 +23,7 @@ from heterotune.config.baseline_options import (
 from heterotune.config.cohort_options import CohortConfig
 from heterotune.config.cross_checks import cross_field_problems
 from heterotune.config.data_options import DataConfig
+from heterotune.config.device_options import DevicesConfig
 from heterotune.config.engine_options import BackboneConfig, ChunkConfig, CollectiveConfig
 from heterotune.config.fault_options import AggregateOptions, MisbehaviourOptions, UpdateLimits
 from heterotune.config.field_types import (
@@ -79,6 +80,8 @@ class RunConfig(Section):
     """Which text the clients hold."""
     cohort: CohortConfig = CohortConfig(fraction=1.0)
     """Which clients take part in a round."""
+    devices: DevicesConfig = DevicesConfig()
+    """What hardware the simulated clients have: what a round takes on it, and whether a model fits it."""
     local: LocalConfig = LocalConfig(steps=DEFAULT_LOCAL_STEPS)
     """What a client does in one round."""
     strategy: StrategyName = "heterotune"
