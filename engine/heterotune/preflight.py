@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from heterotune.adapters.peft_start import check_start, read_starts, start_sha256
 from heterotune.adapters.tables import adapter_layout
+from heterotune.config.device_file import with_profiles
 from heterotune.config.protection_checks import cohort_problems
 from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData, build_public_rows
@@ -20,9 +21,12 @@ from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import Rows
 from heterotune.errors import ConfigError, DataError, ModelError
 from heterotune.fleet.clients import Population, cohort_counts, draws_of_types, enlist_clients
+from heterotune.fleet.device_trace import trace_sha256
+from heterotune.fleet.devices import make_devices
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.model_checks import has_head, model_problems, tokenizer_problems
+from heterotune.planning.device_memory import device_problems
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def check(config: RunConfig) -> CheckedRun:
     Raises:
         ModelError: If a model is missing, no LLaMA, or does not fit the fleet or the strategy.
         DataError: If the corpus cannot serve the fleet, or does not have what a metric asks of it.
-        ConfigError: If a round has too few clients for what is asked of them.
+        ConfigError: If a round has too few clients for what is asked of them, or a device cannot hold what it trains.
     """
     model_types = read_model_types(config.fleet)
     problems = model_problems(config, model_types)
@@ -71,6 +75,7 @@ def check(config: RunConfig) -> CheckedRun:
     if problems:
         raise ModelError("\n".join(problems))
     config = with_known_starts(config, model_types)
+    config = with_known_devices(config, model_types)
     data_of_type = load_data(config, model_types, tokenizers)
     config = with_counted_classes(config, data_of_type[0].label_names)
     config, answers = with_answers(config, data_of_type[0], tokenizers[0])
@@ -133,6 +138,23 @@ def with_known_starts(config: RunConfig, model_types: Sequence[ModelType]) -> Ru
         for method in (config.strategy, *config.compare_with):
             read_starts(fleet, [adapter_layout(method, config, each, model_types) for each in model_types], method)
     return config
+
+
+def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) -> RunConfig:
+    """Return the run with its devices' profiles in it and the digest of their trace, after a check that models fit.
+
+    Raises:
+        ConfigError: If a file of them is missing or wrong, or a device is too small for its model type.
+    """
+    devices = make_devices(config, model_types)
+    if devices is None:
+        return config
+    if problems := device_problems(config, model_types, devices):
+        raise ConfigError(problems)
+    section = with_profiles(config.devices)
+    if section.trace is not None:
+        section = section.model_copy(update={"trace_sha256": trace_sha256(section.trace)})
+    return config.model_copy(update={"devices": section})
 
 
 def check_protection(config: RunConfig, model_types: Sequence[ModelType], population: Population) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,8 @@ from heterotune.config.load import parse_run
 from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError, DataError
 from heterotune.fleet.clients import Client
-from heterotune.preflight import check_protection, with_counted_classes
+from heterotune.fleet.model_types import read_model_types
+from heterotune.preflight import check_protection, with_counted_classes, with_known_devices
 
 TYPES = (SimpleNamespace(name="small", index=0), SimpleNamespace(name="large", index=1))
 CLIENTS = tuple(Client(number, number // 6, 10) for number in range(12) if number != 3)
@@ -60,3 +63,22 @@ def test_the_data_says_how_many_classes_there_are() -> None:
         with_counted_classes(proto, ())
     with pytest.raises(DataError, match="fedproto.num_classes = 5, and the data has 6 labels. Raise it, or set auto."):
         with_counted_classes(wider, tuple("abcdef"))
+
+
+def test_devices_are_written_into_the_run(tmp_path: Path) -> None:
+    profile = "{flops_per_second: 1.0e9, memory_gib: 4.0, down_mbit_per_second: 1.0, up_mbit_per_second: 1.0}"
+    (tmp_path / "devices.yaml").write_text(f"profiles: {{phone: {profile}, pc: {profile}}}")
+    (tmp_path / "trace.csv").write_text("profile\n" + "phone\n" * 12)
+    file = str(tmp_path / "devices.yaml")
+    assigned = config(devices={"file": file, "assign": {"small": "pc", "large": "pc"}})
+    traced = config(devices={"file": file, "trace": str(tmp_path / "trace.csv")})
+    model_types = read_model_types(assigned.fleet)
+    assert with_known_devices(config(), model_types) == config()
+    found = with_known_devices(assigned, model_types).devices
+    assert (found.file, list(found.profiles)) == (None, ["pc"])
+    resolved = with_known_devices(traced, model_types)
+    assert resolved.devices.trace_sha256 == hashlib.sha256((tmp_path / "trace.csv").read_bytes()).hexdigest()
+    assert with_known_devices(resolved, model_types) == resolved
+    (tmp_path / "trace.csv").write_text("profile,memory_gib\n" + "phone,0.001\n" * 12)
+    with pytest.raises(ConfigError, match="devices: phone has 1.02 MiB, and a client of small needs"):
+        with_known_devices(traced, model_types)

@@ -7,10 +7,12 @@ from typing import Any
 
 from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError
+from heterotune.fleet.devices import make_devices
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.planning.calibration import Calibration, load_calibration, returns_memory
 from heterotune.planning.client_bytes import FederationBytes, federation_bytes
 from heterotune.planning.cluster import Cluster
+from heterotune.planning.device_memory import device_problems
 from heterotune.planning.fitting import Layout, because, lay_out, ways_out
 from heterotune.planning.known_models import describe
 from heterotune.planning.memory_model import rank_memory
@@ -84,13 +86,17 @@ def setting_of(config: RunConfig, cluster: Cluster, calibration: Calibration) ->
     """Read the models' configurations, nothing else.
 
     Raises:
-        ConfigError: If the plan knows too little of the strategy.
+        ConfigError: If the plan knows too little of the strategy, or a client's device is too small for its model type.
         ModelError: If one is missing here or is no LLaMA; all problems in one message.
     """
     if config.strategy not in PLANNED_STRATEGIES:
         told = f"strategy = {config.strategy} cannot be planned: {NOT_PLANNED[config.strategy]}"
         raise ConfigError([f"{told}. Plan {' or '.join(PLANNED_STRATEGIES[:2])}, or measure a round of it."])
-    return Setting(config, read_model_types(config.fleet, describe), cluster, calibration, returns_memory())
+    model_types = read_model_types(config.fleet, describe)
+    devices = make_devices(config, model_types)
+    if devices is not None and (problems := device_problems(config, model_types, devices)):
+        raise ConfigError(problems)
+    return Setting(config, model_types, cluster, calibration, returns_memory())
 
 
 def make_plan(setting: Setting) -> Plan:

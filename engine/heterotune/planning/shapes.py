@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from heterotune.adapters.layout import AdapterLayout
+from heterotune.adapters.training_flops import branch_elements
 from heterotune.fleet.model_types import ALL_LINEARS, ModelType
 from heterotune.fleet.parameter_shapes import num_layer_elements
 
@@ -90,10 +91,7 @@ class TypeShape:
     @cached_property
     def branch_elements(self) -> int:
         """Elements of a client's branches outside the head, without state that a method keeps beside them."""
-        sizes = {spec.name: spec.num_elements for spec in self.layout.tensors}
-        return sum(
-            sizes[name] for branch in self.layout.branches for name in (branch.up, branch.down, branch.gate) if name
-        )
+        return branch_elements(self.layout)
 
     @cached_property
     def head_elements(self) -> int:

@@ -1,0 +1,78 @@
+"""What one client takes on a device of its own, and which devices are too small for their model type."""
+
+from __future__ import annotations
+
+import pytest
+
+from heterotune.config.load import parse_run
+from heterotune.errors import ConfigError
+from heterotune.fleet.devices import make_devices
+from heterotune.fleet.model_types import read_model_types
+from heterotune.planning.calibration import load_calibration
+from heterotune.planning.cluster import Cluster
+from heterotune.planning.device_memory import device_need, device_problems
+from heterotune.planning.plan import setting_of
+from heterotune.profiling import components as words
+
+MIB = 1 << 20
+
+
+def run_of(memory_mib: float = 1000.0, checkpointing: bool = False, **changes):
+    device = {"flops_per_second": 1e9, "down_mbit_per_second": 1.0, "up_mbit_per_second": 1.0}
+    profiles = {"phone": {**device, "memory_gib": memory_mib / 1024}, "laptop": {**device, "memory_gib": 8.0}}
+    assign = {"small": "laptop", "large": {"phone": 0.1, "laptop": 0.9}}
+    run = {
+        "name": "trial",
+        "rounds": 1,
+        "fleet": [{"name": name, "model": f"embedded:{name}", "clients": 2} for name in ("small", "large")],
+        "data": {"source": "embedded:stdlib", "max_tokens": 128},
+        "local": {"steps": 1, "batch_size": 4},
+        "strategy": "fedavg_lora",
+        "devices": {"profiles": profiles, "assign": assign, "checkpointing": checkpointing},
+        **changes,
+    }
+    config = parse_run(run)
+    return config, read_model_types(config.fleet)
+
+
+def test_the_backbone_in_the_devices_dtype_and_one_clients_adapter():
+    config, model_types = run_of()
+    weights = model_types[1].num_parameters
+    needs = {dtype: device_need(config, model_types, 1, dtype).by_component for dtype in ("fp32", "bf16", "nf4")}
+    held = {dtype: need[words.BACKBONE_SHARDS] for dtype, need in needs.items()}
+    assert (held["fp32"], held["bf16"]) == (4 * weights, 2 * weights)
+    assert weights / 2 < held["nf4"] < 2 * weights
+    linears = sum(rows + columns for rows, columns in model_types[1].linear_shapes.values())
+    adapter = config.fedavg_lora.adapter_rank * model_types[1].num_layers * linears
+    assert needs["bf16"][words.ADAPTERS] == 3 * 4 * adapter  # values, gradients, values at the start
+    assert needs["bf16"][words.OPTIMIZER_STATE] == 2 * 4 * adapter  # AdamW
+    assert words.RUNTIME not in needs["bf16"] and words.GATHERED_LAYERS not in needs["bf16"]
+
+
+def test_checkpointing_and_smaller_batches_save_activations():
+    config, model_types = run_of()
+    whole = device_need(config, model_types, 1, "bf16").by_component[words.ACTIVATIONS]
+    sparing = device_need(run_of(checkpointing=True)[0], model_types, 1, "bf16").by_component[words.ACTIVATIONS]
+    half = run_of(local={"steps": 1, "batch_size": 2})[0]
+    assert sparing < 0.6 * whole
+    assert device_need(half, model_types, 1, "bf16").by_component[words.ACTIVATIONS] < 0.7 * whole
+
+
+def test_a_device_that_is_too_small_is_refused_with_the_numbers():
+    config, model_types = run_of()
+    needed = device_need(config, model_types, 1, "bf16").total_bytes / MIB
+    roomy, tight = (run_of(memory_mib=factor * needed)[0] for factor in (1.01, 0.99))
+    assert device_problems(roomy, model_types, make_devices(roomy, model_types)) == []
+    (problem,) = device_problems(tight, model_types, make_devices(tight, model_types))
+    assert problem.startswith(
+        f"devices: phone has {0.99 * needed:.1f} MiB, and a client of large needs {needed:.1f} MiB"
+    )
+    assert "activations" in problem and "backbone in bf16" in problem and "Lower local.batch_size" in problem
+    both = tight.model_copy(update={"compare_with": ("fedavg_full",)})
+    assert "under fedavg_full" in device_problems(both, model_types, make_devices(both, model_types))[1]
+
+
+def test_a_plan_says_it_too():
+    config, _ = run_of(memory_mib=1.0)
+    with pytest.raises(ConfigError, match="devices: phone has 1.00 MiB, and a client of large needs"):
+        setting_of(config, Cluster(), load_calibration(None, has_gpus=False))
