@@ -34,7 +34,7 @@ class ChunkTraining:
     def __init__(
         self,
         federation: Federation,
-        attached: Sequence[AttachedAdapter],
+        attached: Mapping[int, AttachedAdapter],
         rule_of: RuleOfRound,
         adapters: GlobalAdapters,
         store: ClientStore,
@@ -44,7 +44,7 @@ class ChunkTraining:
 
         Args:
             federation: Backbones and rows.
-            attached: The adapters of each model type on its backbone.
+            attached: Place of a model type -> its adapters on its backbone, where this rank holds it.
             rule_of: What the method does in a model type's local training.
             adapters: The common values.
             store: The clients' own tensors.
@@ -52,7 +52,7 @@ class ChunkTraining:
         """
         self._federation, self._config, self._rule_of = federation, federation.config, rule_of
         self._attached, self._adapters, self._store, self._journal = attached, adapters, store, journal
-        self.frames: list[HeadFrame | None] = [None] * len(attached)
+        self.frames: list[HeadFrame | None] = [None] * len(adapters.layouts)
 
     def rule(self, place: int, round_number: int) -> LocalRule:
         """Return what the method does in the local training of a chunk of a model type."""
@@ -130,7 +130,7 @@ class ChunkTraining:
             self._adapters.layouts[place],
             self._adapters.held_by(place),
             personal,
-            device=self._federation.backbones[place].device,
+            device=self._federation.device,
             head_frame=frame,
             base=self._adapters.base.of_model_type(place),
         )

@@ -87,9 +87,10 @@ def _pick(simulation: Simulation, place: int, num_in_cohort: int) -> int:
     known = cache.read(key)
     if known:
         return known
-    sizes = candidates(num_in_cohort, channel.num_ranks, simulation.config.chunk.max_clients)
-    trials = _measure(lambda size: _seconds_per_pass(simulation, place, size), sizes, channel)
-    pick = fastest(trials, num_in_cohort, channel.num_ranks)
+    holders = simulation.federation.placement.ranks_of_type[place]
+    sizes = candidates(num_in_cohort, len(holders), simulation.config.chunk.max_clients)
+    trials = _measure(lambda size: _seconds_per_pass(simulation, place, size), sizes, channel, holders[0])
+    pick = fastest(trials, num_in_cohort, len(holders))
     cache.write(key, pick)
     what = {
         "name": "chunk/seconds_per_client",
@@ -101,8 +102,10 @@ def _pick(simulation: Simulation, place: int, num_in_cohort: int) -> int:
     return pick
 
 
-def _measure(seconds_per_pass: Callable[[int], float], sizes: list[int], channel: Channel) -> list[Trial]:
-    """Try sizes from small to large, as far as memory lets; the root's clock and memory decide for all ranks."""
+def _measure(
+    seconds_per_pass: Callable[[int], float], sizes: list[int], channel: Channel, first_holder: int
+) -> list[Trial]:
+    """Try sizes from small to large, as far as memory lets; the first holder's clock and memory decide for all."""
     trials: list[Trial] = []
     for size in sizes:
         memory = AddedMemory()
@@ -110,7 +113,7 @@ def _measure(seconds_per_pass: Callable[[int], float], sizes: list[int], channel
         added = memory.peak_bytes()
         # The next size needs about twice as much; every rank of this node does the same.
         verdict = np.array([seconds, float(2 * added * channel.num_ranks > MEMORY_SHARE * _free_bytes())])
-        channel.broadcast(verdict)
+        channel.broadcast(verdict, first_holder)
         trials.append(Trial(size, float(verdict[0])))
         if verdict[1]:
             break
@@ -120,8 +123,11 @@ def _measure(seconds_per_pass: Callable[[int], float], sizes: list[int], channel
 def _seconds_per_pass(simulation: Simulation, place: int, num_clients: int) -> float:
     """Train a chunk of made-up clients on full rows and return the seconds of its fastest pass.
 
-    The fastest, because other programs on the machine can only make a pass slower. Every rank makes the same passes.
+    The fastest, because other programs on the machine can only make a pass slower. Every rank that holds the type
+    makes the same passes; 0 elsewhere.
     """
+    if place not in simulation.federation.backbones:
+        return 0.0
     layout, backbone, config = simulation.layouts[place], simulation.federation.backbones[place], simulation.config
     personal = [simulation.store.load(NO_CLIENT, layout)] * num_clients
     bank = stack_clients(
@@ -186,11 +192,12 @@ class Cache:
 
 def _cache_key(simulation: Simulation, place: int, num_in_cohort: int) -> str:
     """Return a digest of all that a pick depends on."""
-    config, backbone = simulation.config, simulation.federation.backbones[place]
-    machine = torch.cuda.get_device_name() if backbone.device.type == "cuda" else _cpu_name()
+    config, federation = simulation.config, simulation.federation
+    machine = torch.cuda.get_device_name() if federation.device.type == "cuda" else _cpu_name()
+    num_holders = len(federation.placement.ranks_of_type[place])
     facts = (
-        __version__, torch.__version__, machine, torch.get_num_threads(), simulation.channel.num_ranks, num_in_cohort,
-        backbone.model_type.source.llama, config.backbone.model_dump(), config.data.max_tokens,
+        __version__, torch.__version__, machine, torch.get_num_threads(), num_holders, num_in_cohort,
+        federation.model_types[place].source.llama, config.backbone.model_dump(), config.data.max_tokens,
         config.local.model_dump(), config.chunk.max_clients, [spec.shape for spec in simulation.layouts[place].tensors],
     )  # fmt: skip
     return hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()[:32]

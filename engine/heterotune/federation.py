@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from heterotune.data.questions import Questions
 from heterotune.data.tokenizing import Rows
 from heterotune.fleet.clients import Population
 from heterotune.fleet.model_types import ModelType
+from heterotune.fleet.placement import Placement
 
 if TYPE_CHECKING:
     from heterotune.backbone.shard_group import ShardGroup
@@ -39,7 +41,8 @@ class Federation:
         population: Every client.
         data: Rows of every client and the held-out rows.
         public: Public rows that alignment reads; None if the run aligns nothing.
-        backbones: One frozen LLaMA for each model type.
+        placement: Which ranks hold which model types.
+        backbones: Place of a model type -> its frozen LLaMA, in fleet order; those that this rank holds.
         device: Where this rank computes.
         data_of_type: The data as each model type sees it, where their tokenizers differ; empty = all see `data`.
         questions_of_type: What the held-out documents ask beside their own loss, for each model type in its tokens.
@@ -52,11 +55,17 @@ class Federation:
     population: Population
     data: FederatedData
     public: Rows | None
-    backbones: tuple[Backbone, ...]
+    placement: Placement
+    backbones: Mapping[int, Backbone]
     device: torch.device
     data_of_type: tuple[FederatedData, ...] = ()
     questions_of_type: tuple[Questions, ...] = ()
     label_tokens: tuple[int, ...] = ()
+
+    @property
+    def in_lock_step(self) -> bool:
+        """Whether ranks that hold the same model types train each of them at the same time."""
+        return next(iter(self.backbones.values())).in_lock_step and self.config.backbone.group != "rank"
 
     def data_of(self, place: int) -> FederatedData:
         """Return the data as a model type sees it: its held-out rows are in that type's tokens."""
@@ -68,9 +77,14 @@ class Federation:
 
 
 def load_backbones(
-    model_types: tuple[ModelType, ...], config: RunConfig, channel: Channel, device: torch.device, scratch: Path
-) -> tuple[Backbone, ...]:
-    """Load every model type's backbone in fleet order. Every rank must call this.
+    model_types: tuple[ModelType, ...],
+    config: RunConfig,
+    channel: Channel,
+    device: torch.device,
+    scratch: Path,
+    placement: Placement,
+) -> dict[int, Backbone]:
+    """Load the backbones that this rank holds, by place, in fleet order. Every rank must call this.
 
     Args:
         model_types: The fleet.
@@ -78,6 +92,7 @@ def load_backbones(
         channel: The ranks.
         device: Where this rank computes.
         scratch: A folder that all ranks see, for files that are mapped; nothing of them is left in it.
+        placement: Which ranks hold which model types.
     """
     chosen = config.backbone
     ds_config = None if chosen.ds_config == NO_DEEPSPEED else read_ds_config(chosen.ds_config)
@@ -87,20 +102,20 @@ def load_backbones(
     files: list[tuple[Path, ...] | None] = [None] * len(model_types)
     if ds_config is None and chosen.quantize == NO_QUANTIZATION and channel.num_ranks > 1:
         files = _write_mapped(model_types, dtype, channel, scratch)
-    group = None if ds_config is None else _shard_group(config, channel)
-    backbones = tuple(
-        load_backbone(
-            model_type,
+    group = None if ds_config is None else _shard_group(config, channel, placement)
+    backbones = {
+        place: load_backbone(
+            model_types[place],
             ds_config=ds_config,
             dtype=dtype,
             checkpointing=chosen.checkpointing,
             device=device,
-            mapped=paths,
+            mapped=files[place],
             quantize=chosen.quantize,
             group=group,
         )
-        for model_type, paths in zip(model_types, files, strict=True)
-    )
+        for place in placement.held_by(channel.mpi_rank)
+    }
     channel.barrier()
     if channel.mpi_rank == ROOT:
         for model_type in model_types:  # the pages stay as long as a rank maps them
@@ -108,12 +123,12 @@ def load_backbones(
     return backbones
 
 
-def _shard_group(config: RunConfig, channel: Channel) -> ShardGroup:
+def _shard_group(config: RunConfig, channel: Channel, placement: Placement) -> ShardGroup:
     """Form the backbone groups that the run wants and return this rank's. Every rank must call this."""
     from heterotune.backbone.shard_group import form_shard_group
 
     nodes = nodes_of_ranks(channel, os.environ)
-    groups = group_ranks(config.backbone.group, nodes)
+    groups = group_ranks(config.backbone.group, nodes, placement.crew_of_rank)
     return form_shard_group(groups, channel.mpi_rank, watchdog_seconds=config.watchdog_seconds)
 
 

@@ -6,7 +6,7 @@ gradients with respect to the shared core point the same way (near 0 would mean 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -20,7 +20,6 @@ from heterotune.adapters.bank import Bank, HeadFrame
 from heterotune.adapters.layout import HeadBranch
 from heterotune.backbone.load import Backbone
 from heterotune.collective.channel import ROOT, Channel
-from heterotune.config.method_options import HeterotuneOptions
 from heterotune.data.tokenizing import IGNORED, Rows
 from heterotune.federation import Federation
 from heterotune.training.objective import ChunkBatch, client_losses
@@ -31,7 +30,7 @@ GRADIENT_ROWS = 4
 
 def align_and_diagnose(
     federation: Federation,
-    attached: Sequence[AttachedAdapter],
+    attached: Mapping[int, AttachedAdapter],
     head: HeadBranch,
     global_bank: Callable[[int, HeadFrame], Bank],
 ) -> tuple[list[HeadFrame], list[dict[str, Any]]]:
@@ -39,7 +38,7 @@ def align_and_diagnose(
 
     Args:
         federation: Backbones, public rows and channel.
-        attached: The adapters of each model type on its backbone.
+        attached: Place of a model type -> its adapters on its backbone, where this rank holds it.
         head: Shape of the branch.
         global_bank: Makes a model type's global adapter with a frame: (place, frame) -> bank.
 
@@ -47,63 +46,44 @@ def align_and_diagnose(
         The frames, and what to log of them.
     """
     assert federation.public is not None
-    frames, correlation = align_heads(
-        federation.backbones,
-        federation.public,
-        head,
-        federation.config.heterotune,
-        federation.channel,
-        run_seed=federation.config.seed,
-        label_tokens=federation.label_tokens,
-    )
+    frames, correlation = align_heads(federation, federation.public, head)
     correlations = [{"name": "alignment/correlation", "value": correlation, "unit": "correlation"}]
     if federation.config.heterotune.align_positions == "answer":  # no label is read, so there is no loss
         return frames, correlations
-    banks = [global_bank(place, frame) for place, frame in enumerate(frames)]
-    cosines = gradient_cosines(federation.backbones, attached, banks, federation.public)
+    banks = {place: global_bank(place, frames[place]) for place in federation.backbones}
+    cosines = gradient_cosines(federation, attached, banks, federation.public)
     return frames, [*correlations, *cosines]
 
 
-def align_heads(
-    backbones: Sequence[Backbone],
-    public: Rows,
-    head: HeadBranch,
-    options: HeterotuneOptions,
-    channel: Channel,
-    *,
-    run_seed: int,
-    label_tokens: Sequence[int] = (),
-) -> tuple[list[HeadFrame], float]:
+def align_heads(federation: Federation, public: Rows, head: HeadBranch) -> tuple[list[HeadFrame], float]:
     """Find the frozen part of every type's head branch. Every rank must call this; every rank gets the root's bits.
 
     Args:
-        backbones: In model-type order.
+        federation: Backbones and channel; options say the method and the number of positions.
         public: Rows that all types read.
         head: Shape of the branch.
-        options: Method and number of positions.
-        channel: The ranks.
-        run_seed: For random maps (`align: none`).
-        label_tokens: The tokens of class names, for a branch that answers in these.
 
     Returns:
-        One frame for each type, on its backbone's device; and the mean correlation between types (see `Alignment`).
+        One frame for each type, on this rank's device; and the mean correlation between types (see `Alignment`).
     """
-    states = [_public_states(backbone, public, options.align_tokens, channel) for backbone in backbones]
-    embeddings = [backbone.output_embedding() for backbone in backbones]
-    widths = [backbone.model_type.width for backbone in backbones]
+    options, channel, model_types = federation.config.heterotune, federation.channel, federation.model_types
+    places = range(len(model_types))
+    states = [_public_states(federation, place, public, options.align_tokens) for place in places]
+    embeddings = [_output_embedding(federation, place) for place in places]
+    widths = [model_type.width for model_type in model_types]
     if channel.mpi_rank == ROOT:
-        aligned = align_types(states, head.head_rank, options.align, run_seed=run_seed)
-        basis_QV = _output_basis(embeddings, head, label_tokens)
+        aligned = align_types(states, head.head_rank, options.align, run_seed=federation.config.seed)
+        basis_QV = _output_basis(embeddings, head, federation.label_tokens)
     else:
         aligned = Alignment(
             tuple(torch.zeros(head.head_rank, width) for width in widths), tuple(torch.zeros(w) for w in widths), 0.0
         )
-        basis_QV = torch.zeros(head.basis_rank, embeddings[0].shape[0])
+        basis_QV = torch.zeros(head.basis_rank, model_types[0].vocab_size)
     frames = []
     shared_basis = _from_root(basis_QV, channel)
-    for backbone, down, mean in zip(backbones, aligned.down, aligned.mean, strict=True):
+    for down, mean in zip(aligned.down, aligned.mean, strict=True):
         tensors = (_from_root(down, channel), _from_root(mean, channel), shared_basis)
-        frames.append(HeadFrame(*(tensor.to(backbone.device) for tensor in tensors)))
+        frames.append(HeadFrame(*(tensor.to(federation.device) for tensor in tensors)))
     return frames, aligned.correlation
 
 
@@ -115,47 +95,94 @@ def _output_basis(embeddings: Sequence[Tensor], head: HeadBranch, label_tokens: 
 
 
 def gradient_cosines(
-    backbones: Sequence[Backbone], attached: Sequence[AttachedAdapter], banks: Sequence[Bank], public: Rows
+    federation: Federation, attached: Mapping[int, AttachedAdapter], banks: Mapping[int, Bank], public: Rows
 ) -> list[dict[str, Any]]:
-    """Return metrics: the cosine between every two types' public loss gradients of the head core.
+    """Return metrics: the cosine between every two types' public loss gradients of the head core; none but at the root.
 
     Every rank must call this.
     """
     gradients = []
-    for backbone, adapter, bank in zip(backbones, attached, banks, strict=True):
-        bank.zero_grad()
-        batch = _public_batch(public, slice(0, GRADIENT_ROWS), backbone.device)
-        with adapter.use(bank):
-            client_losses(backbone, bank, batch).sum().backward()
-        gradients.append(bank[bank.layout.head.core].grad.double().flatten().cpu())
-        bank.zero_grad()
+    for place in range(len(federation.model_types)):
+        mine = None
+        if place in banks:
+            mine = _core_gradient(federation.backbones[place], attached[place], banks[place], public)
+        gradients.append(_at_root(mine, np.float64, federation, place))
+    if federation.channel.mpi_rank != ROOT:
+        return []
+    names = [model_type.name for model_type in federation.model_types]
     metrics = []
     for j, i in combinations(range(len(gradients)), 2):
-        pair = f"{backbones[j].model_type.name}:{backbones[i].model_type.name}"
+        pair = f"{names[j]}:{names[i]}"
         cosine = torch.nn.functional.cosine_similarity(gradients[i], gradients[j], dim=0).item()
         metrics.append({"name": "alignment/gradient_cosine", "pair": pair, "value": cosine, "unit": "cosine"})
     return metrics
 
 
-@torch.no_grad()
-def _public_states(backbone: Backbone, public: Rows, num_positions: int, channel: Channel) -> Tensor | None:
-    """Return final hidden states at the first positions that count, float32 on the CPU, (N, D); None but at the root.
+def _core_gradient(backbone: Backbone, adapter: AttachedAdapter, bank: Bank, public: Rows) -> Tensor:
+    """Return the public loss gradient of the head core, float64 on the CPU, flat. The group's ranks must call this."""
+    bank.zero_grad()
+    batch = _public_batch(public, slice(0, GRADIENT_ROWS), backbone.device)
+    with adapter.use(bank):
+        client_losses(backbone, bank, batch).sum().backward()
+    gradient = bank[bank.layout.head.core].grad.double().flatten().cpu()
+    bank.zero_grad()
+    return gradient
 
-    Batches are dealt to ranks. Every rank must call this; all make the same number of passes.
+
+@torch.no_grad()
+def _public_states(federation: Federation, place: int, public: Rows, num_positions: int) -> Tensor | None:
+    """Return a type's final hidden states at the first positions that count, float32, (N, D); None but at the root.
+
+    Every rank must call this.
     """
+    mine = _states_of_share(federation, place, public, num_positions) if place in federation.backbones else []
+    gathered = federation.channel.gather_bytes(b"".join(mine))
+    if gathered is None:
+        return None
+    states = np.frombuffer(bytearray().join(gathered), dtype=np.float32)
+    return torch.from_numpy(states.reshape(-1, federation.model_types[place].width))[:num_positions]
+
+
+def _states_of_share(federation: Federation, place: int, public: Rows, num_positions: int) -> list[bytes]:
+    """Return this rank's part of the states. Batches are dealt to the ranks that hold the type, equally many passes."""
+    backbone, seat = federation.backbones[place], federation.placement.seat(federation.channel.mpi_rank, place)
     batches = _first_batches(public, num_positions)
-    num_passes = -(-len(batches) // channel.num_ranks)
+    num_passes = -(-len(batches) // seat.num_ranks)
     mine = []
-    for number in range(channel.mpi_rank * num_passes, (channel.mpi_rank + 1) * num_passes):
+    for number in range(seat.number * num_passes, (seat.number + 1) * num_passes):
         batch = _public_batch(public, batches[min(number, len(batches) - 1)], backbone.device)
         hidden = backbone.lm(batch.input_ids_RT, None)
         if number < len(batches):  # beyond them a rank only keeps the others company
             mine.append(hidden[batch.targets_RT != IGNORED].float().cpu().numpy().tobytes())
-    gathered = channel.gather_bytes(b"".join(mine))
+    return mine
+
+
+def _output_embedding(federation: Federation, place: int) -> Tensor | None:
+    """Return a type's output embedding, float32, (V, D); at the root at least. Every rank must call this."""
+    mine = federation.backbones[place].output_embedding() if place in federation.backbones else None
+    found = _at_root(mine, np.float32, federation, place)
+    return None if found is None else found.view(-1, federation.model_types[place].width)
+
+
+def _at_root(mine: Tensor | None, dtype: type[np.floating], federation: Federation, place: int) -> Tensor | None:
+    """Return what ranks that hold a type have, at the root: flat if it came from another rank; what is mine elsewhere.
+
+    Every rank must call this. Nothing moves if the root holds the type itself.
+
+    Args:
+        mine: On the CPU, the same on every rank that holds the type; None elsewhere.
+        dtype: Its elements'.
+        federation: Says who does.
+        place: The model type.
+    """
+    holders, channel = federation.placement.ranks_of_type[place], federation.channel
+    if ROOT in holders:
+        return mine
+    gives = mine is not None and channel.mpi_rank == holders[0]
+    gathered = channel.gather_bytes(mine.contiguous().numpy().tobytes() if gives else b"")
     if gathered is None:
-        return None
-    states = np.frombuffer(bytearray().join(gathered), dtype=np.float32).reshape(-1, backbone.model_type.width)
-    return torch.from_numpy(states)[:num_positions]
+        return mine
+    return torch.from_numpy(np.frombuffer(gathered[holders[0]], dtype=dtype))
 
 
 def _first_batches(public: Rows, num_positions: int) -> list[slice]:

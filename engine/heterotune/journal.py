@@ -138,7 +138,7 @@ class Journal:
         self.stop_wanted = stop_wanted
         self.memory = MemoryRecorder(channel.mpi_rank, runtime)
         self.scalars: ScalarSink | None = None  # the root's; None = nobody looks on
-        self._estimates: dict[tuple[str, str], int] = {}
+        self._estimates: Sequence[Mapping[tuple[str, str], int]] = ()
         self._stopwatch, self._spans = Stopwatch(), Spans()
         self._losses: list[ClientLoss] = []
         self._passes: list[ChunkPasses] = []
@@ -190,13 +190,13 @@ class Journal:
         if round_number == 1:
             self._note_traffic(0)
 
-    def expect(self, estimates: Mapping[tuple[str, str], int]) -> None:
+    def expect(self, estimates: Sequence[Mapping[tuple[str, str], int]]) -> None:
         """Write a plan's estimate beside each peak from here on.
 
         Args:
-            estimates: (phase, kind) -> bytes, the same for every rank.
+            estimates: (phase, kind) -> bytes, for each MPI rank; empty = there is no plan.
         """
-        self._estimates = dict(estimates)
+        self._estimates = estimates
 
     def idle(self) -> AbstractContextManager[None]:
         """Time what a rank does only to stay in lock step with the others."""
@@ -397,7 +397,8 @@ class Journal:
         for record in records:
             key = (record["mpi_rank"], record["kind"])
             self.peak_bytes[key] = max(self.peak_bytes.get(key, 0), record["peak_bytes"])
-            estimate = self._estimates.get((record["phase"], record["kind"]))
+            estimates = self._estimates[record["mpi_rank"]] if self._estimates else {}
+            estimate = estimates.get((record["phase"], record["kind"]))
             if estimate is not None:
                 record["estimate_bytes"] = estimate
         self.run_folder.append_memory(records)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from heterotune.round_progress import RoundProgress
 class Leaving:
     """One rank in one round: whether it trains on. Ranks in lock step leave after the same pass."""
 
-    def __init__(self, plan: RoundPlan, backbones: Sequence[Backbone], progress: RoundProgress, journal: Journal):
+    def __init__(self, plan: RoundPlan, backbones: Mapping[int, Backbone], progress: RoundProgress, journal: Journal):
         """Begin a round in which nobody has left."""
         self._plan, self._backbones, self._progress, self._journal = plan, backbones, progress, journal
         self.has_left = False

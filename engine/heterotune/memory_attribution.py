@@ -32,14 +32,15 @@ from heterotune.training.objective import ChunkBatch
 
 def attribute_federation(memory: MemoryRecorder, federation: Federation) -> None:
     """Count the backbones and the rows of a federation that was just loaded."""
-    for backbone in federation.backbones:
+    backbones = [*federation.backbones.values()]
+    for backbone in backbones:
         memory.modules |= {backbone.lm: ACTIVATIONS, backbone.lm.head: LOGITS}
-    if federation.backbones[0].in_lock_step:
-        _attribute_sharded(memory, federation.backbones)
-    elif federation.backbones[0].is_mapped:
-        _attribute_mapped(memory, federation.backbones)
+    if backbones[0].in_lock_step:
+        _attribute_sharded(memory, backbones)
+    elif backbones[0].is_mapped:
+        _attribute_mapped(memory, backbones)
     else:
-        for weight in _weights(federation.backbones):
+        for weight in _weights(backbones):
             memory.holdings.follow(BACKBONE_SHARDS, weight)
     public = () if federation.public is None else (federation.public,)
     heldout = {id(each.heldout): each.heldout for each in (federation.data, *federation.data_of_type)}

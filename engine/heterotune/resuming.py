@@ -25,6 +25,7 @@ FREE_KEYS = (
     "checkpoint",
     "chunk.of_type",
     "backbone.group",
+    "placement",
     "evaluate.metrics",
     "tensorboard",
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from heterotune.errors import CheckpointError
 from heterotune.federation import Federation, load_backbones
 from heterotune.journal import Journal
 from heterotune.memory_attribution import attribute_federation
-from heterotune.planning.cluster import Cluster
+from heterotune.placing import place_fleet, setting_of_job
 from heterotune.planning.plan import PLANNED_STRATEGIES, estimate_memory
 from heterotune.preflight import CheckedRun, public_rows
 from heterotune.profiling.process_memory import ProcessMemory
@@ -65,7 +64,7 @@ def run_strategies(
     Raises:
         RunStopped: If some rank was asked to stop; all is saved.
     """
-    config = _picked(checked.config)
+    config, placement = place_fleet(_picked(checked.config), checked.model_types, channel)
     parts = parts_of_run(config, folder, channel, resume=resume)
     names = [model_type.name for model_type in checked.model_types]
     journals = [
@@ -79,7 +78,8 @@ def run_strategies(
             population=checked.population,
             data=checked.data,
             public=public_rows(checked),
-            backbones=load_backbones(checked.model_types, config, channel, device, folder.path),
+            placement=placement,
+            backbones=load_backbones(checked.model_types, config, channel, device, folder.path, placement),
             device=device,
             data_of_type=checked.data_of_type,
             questions_of_type=questions_of_types(
@@ -112,14 +112,23 @@ def run_strategies(
         folder.status({"state": "done", "strategy": last, "round": config.rounds, "rounds": config.rounds})
 
 
-def _estimates(federation: Federation, strategy: str, chunk_clients: dict[int, int]) -> dict[tuple[str, str], int]:
-    """Return what a plan of this run says of its memory; nothing where it cannot. Every rank must call this."""
+def _estimates(
+    federation: Federation, strategy: str, chunk_clients: dict[int, int]
+) -> list[dict[tuple[str, str], int]]:
+    """Return what a plan of this run says of each rank's memory; nothing where it cannot. Every rank must call this.
+
+    Ranks that hold the same model types are told the same: what the first of them needs.
+    """
     if strategy not in PLANNED_STRATEGIES:
-        return {}
-    nodes = Counter(nodes_of_ranks(federation.channel, os.environ))
-    cluster = Cluster(nodes=len(nodes), ranks_per_node=max(nodes.values()), gpus_per_node=torch.cuda.device_count())
+        return []
     config = federation.config.model_copy(update={"strategy": strategy})
-    return estimate_memory(config, federation.model_types, cluster, chunk_clients)
+    nodes, crew_of_rank = nodes_of_ranks(federation.channel, os.environ), federation.placement.crew_of_rank
+    setting = setting_of_job(config, federation.model_types, nodes)
+    of_crew = [
+        estimate_memory(setting, chunk_clients, mpi_rank=crew_of_rank.index(crew))
+        for crew in range(len(federation.placement.crews))
+    ]
+    return [of_crew[crew] for crew in crew_of_rank]
 
 
 def _scalars(config: RunConfig, part: Part, channel: Channel) -> TensorboardScalars | None:

@@ -74,10 +74,10 @@ class Simulation:
         self.layouts = [strategy.layout(model_type, federation.model_types) for model_type in federation.model_types]
         self.is_personal = any(layout.trains_personal for layout in self.layouts)
         with journal.phase("build"):
-            self.attached = [
-                AttachedAdapter(layout, backbone.llama)
-                for layout, backbone in zip(self.layouts, federation.backbones, strict=True)
-            ]
+            self.attached = {
+                place: AttachedAdapter(self.layouts[place], backbone.llama)
+                for place, backbone in federation.backbones.items()
+            }
             start = read_starts(self.config.fleet, self.layouts, strategy.name) if saved is None else {}
             self.adapters = GlobalAdapters(self.layouts, run_seed=self.config.seed, start=start)
             self.heldout = heldout_of_types(
@@ -129,7 +129,7 @@ class Simulation:
     def close(self) -> None:
         """Take the adapters off the backbones, when all is saved."""
         self.background.wait()
-        for attached in self.attached:
+        for attached in self.attached.values():
             attached.detach()
 
     def run(self) -> None:
@@ -174,9 +174,9 @@ class Simulation:
             left = self.progress.begin(round_number, partial(self._start_of, round_number), chunks, is_saved=is_saved)
         by_rank = assign_chunks(
             left,
-            self.channel.num_ranks,
+            federation.placement,
             seconds_per_pass=dict(enumerate(self.pass_seconds)),
-            in_lock_step=federation.backbones[0].in_lock_step and config.backbone.group != "rank",
+            in_lock_step=federation.in_lock_step,
         )
         return RoundPlan(round_number, chunks, by_rank, absent, self.strategy.weights)
 
@@ -244,11 +244,16 @@ class Simulation:
         """Score every model type's global adapter on the held-out rows, and clients' own ones where these count."""
         with self.journal.phase("evaluate", round_number):
             scores = []
-            for place, backbone in enumerate(self.federation.backbones):
+            for place, heldout in enumerate(self.heldout):
+                most, backbone = self.chunk_clients[place], self.federation.backbones.get(place)
+                if self.is_personal:
+                    heldout.personal_probes(place, most)  # the root adds up also what others score
+                if backbone is None:
+                    continue
                 bank = self.training.global_bank(place, self.frames[place])
                 own_bank = partial(self.training.personal_bank, place) if self.is_personal else None
-                most = self.chunk_clients[place]
-                scores += self.heldout[place].score(backbone, self.attached[place], bank, self.channel, own_bank, most)
+                seat = self.federation.placement.seat(self.channel.mpi_rank, place)
+                scores += heldout.score(backbone, self.attached[place], bank, seat, own_bank, most)
             gathered = gather_scores(scores, self.channel)
         if gathered is not None:
             of_type = {m.name: self.heldout[m.index].measures(m.index, gathered) for m in self.federation.model_types}
@@ -312,10 +317,10 @@ class Simulation:
         """Return the frozen part of every type's head branch as it was, if there is one."""
         if self.layouts[0].head is None:
             return [None] * len(self.layouts)
-        devices = [backbone.device for backbone in self.federation.backbones]
+        device = self.federation.device
         return [
             HeadFrame(*(saved.tensors[f"frames/{place}/{field.name}"].to(device) for field in fields(HeadFrame)))
-            for place, device in enumerate(devices)
+            for place in range(len(self.layouts))
         ]
 
     def _forget_what_came_after(self, saved: Checkpoint | None) -> None:
@@ -357,8 +362,8 @@ class Simulation:
 
     def _wait_in_lock_step(self, plan: RoundPlan, place: int, num_passes: int, leaving: Leaving) -> None:
         """Make the passes that the busiest rank of our backbone group makes beyond ours."""
-        backbone = self.federation.backbones[place]
-        if not backbone.in_lock_step or leaving.has_left:
+        backbone = self.federation.backbones.get(place)
+        if backbone is None or not backbone.in_lock_step or leaving.has_left:
             return
         idle_passes = range(num_passes + 1, plan.num_passes(backbone.mpi_ranks, place) + 1)
         if idle_passes:

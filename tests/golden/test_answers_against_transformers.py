@@ -12,7 +12,6 @@ from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import stack_clients
 from heterotune.adapters.lora import lora_layout
 from heterotune.backbone.load import load_backbone, read_model
-from heterotune.collective.single import SingleChannel
 from heterotune.config.data_options import DataConfig
 from heterotune.config.fleet_options import FleetEntry
 from heterotune.config.method_options import FedavgLoraOptions
@@ -27,6 +26,7 @@ from heterotune.evaluation.exact_match import write_on
 from heterotune.evaluation.heldout import HeldoutEvaluation
 from heterotune.evaluation.passes import common_passes
 from heterotune.fleet.model_types import read_model_types
+from heterotune.fleet.placement import Seat
 
 CPU = torch.device("cpu")
 MODEL = (
@@ -97,7 +97,7 @@ def test_the_likeliest_answer_is_that_of_plain_transformers(how, tokenizer, back
     options = EvaluateConfig(metrics=("loss", "accuracy"), choice_score=how, batch_size=3)
     questions = make_questions(data, tokenizer, DATA, options)
     evaluation = HeldoutEvaluation(data, questions, options, [(0, 1)], CPU)
-    scores = evaluation.score(backbone, attached, bank, SingleChannel())
+    scores = evaluation.score(backbone, attached, bank, Seat(0, 1))
     assert {probe.name for probe in evaluation.common} == {"loss", LABELS, PAIRS}
     assert questions.choices.label_questions == (0, 3), "one row each for questions with one-token answers"
 
@@ -124,7 +124,7 @@ def test_sum_and_mean_differ_on_these_questions(tokenizer, backbone, untrained) 
     for how in ("sum", "mean"):
         options = EvaluateConfig(metrics=("loss", "accuracy"), choice_score=how)
         evaluation = HeldoutEvaluation(data, make_questions(data, tokenizer, DATA, options), options, [(0, 1)], CPU)
-        measures = evaluation.measures(0, evaluation.score(backbone, attached, bank, SingleChannel()))
+        measures = evaluation.measures(0, evaluation.score(backbone, attached, bank, Seat(0, 1)))
         found[how] = measures[1].value
     assert found["sum"] != found["mean"]
 
@@ -158,7 +158,7 @@ def test_exact_match_is_the_share_of_responses_that_generate_writes(tokenizer, b
     data = heldout_of(documents, tokenizer)
     options = EvaluateConfig(metrics=("loss", "exact_match"), max_new_tokens=4, batch_size=2)
     evaluation = HeldoutEvaluation(data, make_questions(data, tokenizer, DATA, options), options, [(0, 1)], CPU)
-    measures = evaluation.measures(0, evaluation.score(backbone, attached, bank, SingleChannel()))
+    measures = evaluation.measures(0, evaluation.score(backbone, attached, bank, Seat(0, 1)))
     found = {measure.full_name: measure for measure in measures}["exact_match/eval"]
     assert found.value == 2 / 5
     assert found.of_client == {0: 1 / 3, 1: 1 / 2}

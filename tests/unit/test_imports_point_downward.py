@@ -64,6 +64,7 @@ LEVELS = (
         "doctor",
         "export",
         "local_run",
+        "placing",
         "planning",
         "preflight",
         "report",

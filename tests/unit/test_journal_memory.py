@@ -22,7 +22,7 @@ def written(journal: Journal) -> list[dict]:
 
 
 def test_estimates_stand_beside_the_peaks_that_they_are_of(journal) -> None:
-    journal.expect({("train", "host_resident"): 123, ("train", "nvme"): 5})
+    journal.expect([{("train", "host_resident"): 123, ("train", "nvme"): 5}])
     with journal.phase("train", 1):
         pass
     with journal.phase("gather"):

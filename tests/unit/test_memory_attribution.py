@@ -49,7 +49,7 @@ def rows(num_rows: int) -> Rows:
 
 def federation(lm: nn.Module, *, in_lock_step: bool = False, num_ranks: int = 1) -> SimpleNamespace:
     return SimpleNamespace(
-        backbones=(SimpleNamespace(lm=lm, in_lock_step=in_lock_step, device=CPU, is_mapped=num_ranks > 1),),
+        backbones={0: SimpleNamespace(lm=lm, in_lock_step=in_lock_step, device=CPU, is_mapped=num_ranks > 1)},
         channel=SimpleNamespace(num_ranks=num_ranks),
         device=CPU,
         data=SimpleNamespace(train=(rows(2), rows(0)), heldout=rows(1)),

@@ -72,6 +72,7 @@ def measure(ds_config: str, model: str) -> dict[str, Any] | None:
     from heterotune.backbone.mapped import give_back_memory
     from heterotune.config.schema import RunConfig
     from heterotune.federation import load_backbones
+    from heterotune.fleet.placement import spread
     from heterotune.profiling.memory import ResidentPeak
     from heterotune.profiling.process_memory import status_bytes
 
@@ -83,13 +84,14 @@ def measure(ds_config: str, model: str) -> dict[str, Any] | None:
     config = RunConfig.model_validate({**values, "backbone": {"ds_config": ds_config}})
     with tempfile.TemporaryDirectory() as scratch:
         scratch = channel.broadcast_bytes(scratch.encode()).decode()
-        load_backbones(_model_types(TINY), config, channel, cpu, Path(scratch))
+        placement = spread(1, channel.num_ranks)
+        load_backbones(_model_types(TINY), config, channel, cpu, Path(scratch), placement)
         give_back_memory()
         channel.barrier()
         before_bytes = status_bytes()["VmRSS"]
         peak = ResidentPeak()
         peak.start()
-        (backbone,) = load_backbones(_model_types(model), config, channel, cpu, Path(scratch))
+        backbone = load_backbones(_model_types(model), config, channel, cpu, Path(scratch), placement)[0]
         added_bytes = peak.stop() - before_bytes
     gathered = channel.gather_bytes(added_bytes.to_bytes(8, "little", signed=True))
     if gathered is None:

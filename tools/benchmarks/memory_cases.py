@@ -24,6 +24,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.data.tokenizing import Rows
 from heterotune.federation import load_backbones
 from heterotune.fleet.model_types import read_model_types
+from heterotune.fleet.placement import spread
 from heterotune.profiling.memory import ResidentPeak
 from heterotune.training.objective import client_losses, idle_batch
 from heterotune.training.optimizers import ChunkOptimizer
@@ -89,7 +90,8 @@ def shared_backbone() -> dict[str, Any] | None:
     channel.barrier()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(channel.broadcast_bytes(scratch.encode()).decode())
-        backbones = load_backbones(model_types, config, channel, torch.device("cpu"), folder)
+        placement = spread(len(model_types), channel.num_ranks)
+        backbones = load_backbones(model_types, config, channel, torch.device("cpu"), folder, placement)
     ids = idle_batch(torch.device("cpu")).input_ids_RT
     with torch.no_grad():
         backbones[0].lm(ids, ids)  # touches every page of the weights but the embeddings of other tokens

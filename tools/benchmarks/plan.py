@@ -30,9 +30,10 @@ from heterotune.config.load import dump_run, parse_run  # noqa: E402
 from heterotune.fleet.model_types import read_model_types  # noqa: E402
 from heterotune.launching.mpirun import find_mpirun, mpirun_prefix  # noqa: E402
 from heterotune.launching.worker_environment import usable_cores, worker_variables  # noqa: E402
-from heterotune.planning.calibration import FIXED_THRESHOLD_VARIABLE  # noqa: E402
+from heterotune.planning.calibration import CPU_CORE, FIXED_THRESHOLD_VARIABLE, returns_memory  # noqa: E402
 from heterotune.planning.cluster import Cluster  # noqa: E402
 from heterotune.planning.plan import estimate_memory  # noqa: E402
+from heterotune.planning.setting import Setting  # noqa: E402
 
 THRESHOLD_BYTES = 1 << 20
 HEAPS = ("returning", "default")
@@ -60,9 +61,10 @@ def check(shape: Shape, kind: str) -> list[dict[str, object]]:
     config = parse_run(shape.run())
     cluster = Cluster(ranks_per_node=shape.num_ranks)
     model_types = read_model_types(config.fleet)
+    setting = Setting(config, model_types, cluster, CPU_CORE, returns_memory())
     rows = []
     for mpi_rank, measured_bytes in enumerate(measure(shape)[0]):
-        estimates = estimate_memory(config, model_types, cluster, {0: shape.clients}, mpi_rank=mpi_rank)
+        estimates = estimate_memory(setting, {0: shape.clients}, mpi_rank=mpi_rank)
         planned_bytes = estimates["train", "host_resident"]
         rows.append(
             {

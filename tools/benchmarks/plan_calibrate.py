@@ -27,9 +27,9 @@ from heterotune.config.load import parse_run  # noqa: E402
 from heterotune.fleet.model_types import read_model_types  # noqa: E402
 from heterotune.planning.calibration import CPU_CORE, Calibration, save_calibration  # noqa: E402
 from heterotune.planning.cluster import Cluster  # noqa: E402
+from heterotune.planning.compute import pass_flops  # noqa: E402
 from heterotune.planning.memory_model import rank_memory  # noqa: E402
 from heterotune.planning.setting import Setting  # noqa: E402
-from heterotune.planning.time_model import pass_flops  # noqa: E402
 
 COPY_BYTES = 1 << 28
 

@@ -31,6 +31,7 @@ from heterotune.collective.single import SingleChannel  # noqa: E402
 from heterotune.collective.wire import decode, encode  # noqa: E402
 from heterotune.config.load import load_run  # noqa: E402
 from heterotune.federation import Federation, load_backbones  # noqa: E402
+from heterotune.fleet.placement import spread  # noqa: E402
 from heterotune.journal import Journal  # noqa: E402
 from heterotune.randomness import generator  # noqa: E402
 from heterotune.run_folder import RunFolder  # noqa: E402
@@ -65,6 +66,7 @@ def demo_updates() -> list[np.ndarray]:
     channel, device = SingleChannel(), torch.device("cpu")
     checked = preflight.check(load_run(REPOSITORY / "launch" / "runs" / "demo.yaml", SETTINGS))
     names = [model_type.name for model_type in checked.model_types]
+    placement = spread(len(names), channel.num_ranks)
     updates: list[np.ndarray] = []
     with tempfile.TemporaryDirectory() as scratch:
         journal = Journal(RunFolder.open(scratch), channel, names, checked.config.strategy, checked.config.rounds)
@@ -75,7 +77,8 @@ def demo_updates() -> list[np.ndarray]:
             population=checked.population,
             data=checked.data,
             public=preflight.public_rows(checked),
-            backbones=load_backbones(checked.model_types, checked.config, channel, device, Path(scratch)),
+            placement=placement,
+            backbones=load_backbones(checked.model_types, checked.config, channel, device, Path(scratch), placement),
             device=device,
         )
         simulation = Simulation(federation, make_strategy(checked.config.strategy, checked.config), journal)

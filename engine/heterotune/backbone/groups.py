@@ -1,4 +1,4 @@
-"""Which MPI ranks share one ZeRO-3 copy of each backbone: all of them, those of a node, or nobody.
+"""Which MPI ranks share one ZeRO-3 copy of a backbone: all that hold it, those of a node, or nobody.
 
 A smaller group reads less over the network in every pass and holds more memory: a node that has a whole copy gathers
 its layers without leaving the node, and its ranks wait for one another only.
@@ -17,19 +17,20 @@ RankGroups = tuple[tuple[int, ...], ...]
 """Each group's MPI ranks in order; every rank of the job is in one group. The same on every rank."""
 
 
-def group_ranks(choice: GroupChoice, node_of_rank: Sequence[str]) -> RankGroups:
+def group_ranks(choice: GroupChoice, node_of_rank: Sequence[str], crew_of_rank: Sequence[int] = ()) -> RankGroups:
     """Divide the ranks of a job into backbone groups.
 
     Args:
         choice: As `backbone.group` in the run file.
         node_of_rank: The name of every MPI rank's node, in rank order.
+        crew_of_rank: Ranks of different crews hold different model types and share nothing; empty = all are one crew.
     """
     if choice == "rank":
         return tuple((mpi_rank,) for mpi_rank in range(len(node_of_rank)))
-    ranks_of_node: dict[str, list[int]] = {}
-    for mpi_rank, node in enumerate(node_of_rank):
-        ranks_of_node.setdefault(node if choice == "node" else "", []).append(mpi_rank)
-    return tuple(tuple(ranks) for ranks in ranks_of_node.values())
+    sharing: dict[tuple[int, str], list[int]] = {}
+    for mpi_rank, (node, crew) in enumerate(zip(node_of_rank, crew_of_rank or [0] * len(node_of_rank), strict=True)):
+        sharing.setdefault((crew, node if choice == "node" else ""), []).append(mpi_rank)
+    return tuple(tuple(ranks) for ranks in sharing.values())
 
 
 def spell_ranks(mpi_ranks: Sequence[int]) -> str:

@@ -76,6 +76,8 @@ class RunConfig(Section):
     """Longest wait for another rank in seconds, at least 1; then the run fails."""
     fleet: Annotated[tuple[FleetEntry, ...], Field(min_length=1, max_length=LARGEST_LIST)]
     """The model types, 1 to 1000, with unique names."""
+    placement: Literal["spread", "dedicated", "auto"] = "spread"
+    """Ranks hold every model type, or are dealt to types by work; "auto" = what the plan finds faster or fitting."""
     data: DataConfig
     """Which text the clients hold."""
     cohort: CohortConfig = CohortConfig(fraction=1.0)

@@ -15,7 +15,6 @@ import torch
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank
 from heterotune.backbone.load import Backbone
-from heterotune.collective.channel import Channel
 from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.questions import Questions
@@ -26,6 +25,7 @@ from heterotune.evaluation.measures import ACCURACY, EVAL, EXACT_MATCH, LOSS, PE
 from heterotune.evaluation.passes import NO_ROW, common_passes, personal_passes
 from heterotune.evaluation.probes import PassScore, Probe, Score, run_probe, score_losses
 from heterotune.fleet.clients import ClientIds
+from heterotune.fleet.placement import Seat
 from heterotune.training.objective import ChunkBatch
 
 
@@ -72,24 +72,24 @@ class HeldoutEvaluation:
         backbone: Backbone,
         attached: AttachedAdapter,
         bank: Bank,
-        channel: Channel,
+        seat: Seat,
         own_bank: Callable[[Sequence[int]], Bank] | None = None,
         max_clients: int = 1,
     ) -> list[PassScore]:
-        """Make this rank's share of a model type's passes. Every rank must call this.
+        """Make this rank's share of a model type's passes. Every rank that holds it must call this.
 
         Args:
             backbone: The model type's backbone.
             attached: The strategy's adapters on it.
             bank: The global adapter, as the bank of one client.
-            channel: The ranks.
+            seat: Which share is this rank's.
             own_bank: Makes the bank of clients with each its own adapter; None = only the global one counts.
             max_clients: Most clients in a pass with own adapters; always the same for a model type.
         """
         probes = self.common
         if own_bank is not None:
-            probes = [*probes, *self._personal_probes(backbone.model_type.index, max_clients)]
-        run = [run_probe(probe, backbone, attached, bank, own_bank, channel) for probe in probes]
+            probes = [*probes, *self.personal_probes(backbone.model_type.index, max_clients)]
+        run = [run_probe(probe, backbone, attached, bank, own_bank, seat) for probe in probes]
         return [score for scores in run for score in scores]
 
     def measures(self, place: int, scores: Sequence[PassScore]) -> list[Measure]:
@@ -126,7 +126,8 @@ class HeldoutEvaluation:
             tables.append((PAIRS, choices.pair_rows, pairs, score_pairs))
         return tables
 
-    def _personal_probes(self, place: int, max_clients: int) -> list[Probe]:
+    def personal_probes(self, place: int, max_clients: int) -> list[Probe]:
+        """Return a model type's passes with clients' own adapters. `measures` needs that this was called before."""
         if place not in self._personal:
             sizes = {"batch_size": self._options.batch_size, "max_clients": max_clients, "device": self._device}
             made = [

@@ -13,6 +13,7 @@ from heterotune.adapters.bank import Bank
 from heterotune.backbone.load import Backbone
 from heterotune.collective.channel import Channel
 from heterotune.evaluation.passes import RowPass
+from heterotune.fleet.placement import Seat
 from heterotune.training.objective import ChunkBatch, idle_batch, mean_by_client, token_losses
 
 Score = Callable[[Backbone, Bank, ChunkBatch, RowPass | None], list[float]]
@@ -51,9 +52,11 @@ def run_probe(
     attached: AttachedAdapter,
     bank: Bank,
     own_bank: Callable[[Sequence[int]], Bank] | None,
-    channel: Channel,
+    seat: Seat,
 ) -> list[PassScore]:
-    """Make this rank's share of a probe's passes. Every rank must call this; all take the same number of turns.
+    """Make this rank's share of a probe's passes. Every rank that holds the model type must call this.
+
+    All of them take the same number of turns.
 
     Args:
         probe: The passes.
@@ -61,11 +64,11 @@ def run_probe(
         attached: The strategy's adapters on it.
         bank: The global adapter, as the bank of one client.
         own_bank: Makes the bank of clients with each its own adapter; None if no pass asks for one.
-        channel: Says which share is this rank's.
+        seat: Says which share is this rank's.
     """
     scores = []
-    for turn in range(-(-len(probe.passes) // channel.num_ranks)):
-        number = turn * channel.num_ranks + channel.mpi_rank
+    for turn in range(-(-len(probe.passes) // seat.num_ranks)):
+        number = turn * seat.num_ranks + seat.number
         row_pass = probe.passes[number] if number < len(probe.passes) else None
         batch = idle_batch(backbone.device) if row_pass is None else row_pass.batch
         used = own_bank(row_pass.clients) if row_pass is not None and row_pass.clients else bank

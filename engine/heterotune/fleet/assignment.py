@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from heterotune.fleet.chunks import Chunk
+from heterotune.fleet.placement import Placement
 
 
 def assign_chunks(
-    chunks: Sequence[Chunk], num_ranks: int, *, seconds_per_pass: Mapping[int, float], in_lock_step: bool
+    chunks: Sequence[Chunk], placement: Placement, *, seconds_per_pass: Mapping[int, float], in_lock_step: bool
 ) -> tuple[tuple[Chunk, ...], ...]:
     """Hand every chunk to one rank.
 
@@ -17,17 +18,17 @@ def assign_chunks(
 
     Args:
         chunks: The chunks of the round.
-        num_ranks: MPI ranks.
+        placement: Which ranks may train which model type.
         seconds_per_pass: Model type -> cost of one pass (any unit; only ratios matter).
         in_lock_step: Ranks share a backbone, so each model type is trained by all ranks at the same time and is
-            balanced on its own. Otherwise ranks run freely and all model types are balanced together.
+            balanced on its own. Otherwise ranks run freely and all model types that they hold are balanced together.
 
     Returns:
         For each MPI rank its chunks, in model-type order.
     """
-    mine: list[list[Chunk]] = [[] for _ in range(num_ranks)]
-    load = [0.0] * num_ranks
-    load_of_type: list[dict[int, float]] = [{} for _ in range(num_ranks)]
+    mine: list[list[Chunk]] = [[] for _ in range(placement.num_ranks)]
+    load = [0.0] * placement.num_ranks
+    load_of_type: list[dict[int, float]] = [{} for _ in range(placement.num_ranks)]
 
     def cost(chunk: Chunk) -> float:
         return chunk.num_passes * seconds_per_pass[chunk.model_type]
@@ -40,7 +41,7 @@ def assign_chunks(
             same_type = load_of_type[mpi_rank].get(model_type, 0.0) if in_lock_step else 0.0
             return same_type, load[mpi_rank], mpi_rank
 
-        target = min(range(num_ranks), key=work)
+        target = min(placement.ranks_of_type[chunk.model_type], key=work)
         mine[target].append(chunk)
         load[target] += cost(chunk)
         load_of_type[target][chunk.model_type] = load_of_type[target].get(chunk.model_type, 0.0) + cost(chunk)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Calibration:
         deepspeed_bytes: What DeepSpeed adds to it.
         heap_factor: Resident over live bytes of what training makes and frees, where glibc keeps freed memory.
         returning_heap_factor: The same where `MALLOC_MMAP_THRESHOLD_` is fixed.
+        layer_seconds: What a layer takes in a training pass, however little there is to compute.
         device_reserved_factor: torch's reserved over allocated GPU memory.
         device_runtime_bytes: Of a GPU, outside torch's allocator: context and libraries' workspaces.
         measured: False where a figure is an assumption.
@@ -52,6 +53,7 @@ class Calibration:
     deepspeed_bytes: int
     heap_factor: float
     returning_heap_factor: float
+    layer_seconds: float = 0.0
     device_reserved_factor: float = 1.15
     device_runtime_bytes: int = GIB
     measured: bool = False
@@ -133,7 +135,7 @@ def _problems(values: Any) -> list[str]:
         return ["not a JSON object. Make one with `python tools/benchmarks/plan_calibrate.py FILE`."]
     known = {field.name: field.type for field in fields(Calibration)}
     problems = [f"{key} is not a key of a calibration. Remove it." for key in values if key not in known]
-    required = [name for name in known if name not in ("device_reserved_factor", "device_runtime_bytes", "measured")]
+    required = [field.name for field in fields(Calibration) if field.default is MISSING]
     problems += [f"{name} is missing. Add it." for name in required if name not in values]
     return problems + [
         f"{name} = {value!r} is not a number above 0. Correct it."

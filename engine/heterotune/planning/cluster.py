@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heterotune.backbone.groups import GroupChoice, group_ranks
@@ -53,13 +54,15 @@ class Cluster:
         """Ranks that share one GPU."""
         return -(-self.ranks_per_node // self.gpus_per_node) if self.has_gpus else 0
 
-    def group_size(self, choice: GroupChoice) -> int:
-        """Return how many ranks share one ZeRO-3 copy."""
-        return len(group_ranks(choice, [str(rank // self.ranks_per_node) for rank in range(self.num_ranks)])[0])
+    @property
+    def node_of_rank(self) -> list[str]:
+        """The name of every rank's node."""
+        return [str(mpi_rank // self.ranks_per_node) for mpi_rank in range(self.num_ranks)]
 
-    def group_nodes(self, choice: GroupChoice) -> int:
-        """Return over how many nodes a backbone group reaches."""
-        return self.nodes if choice == "world" else 1
+    def group_of(self, mpi_rank: int, choice: GroupChoice, crew_of_rank: Sequence[int]) -> tuple[int, ...]:
+        """Return the ranks that share one ZeRO-3 copy with a rank."""
+        groups = group_ranks(choice, self.node_of_rank, crew_of_rank)
+        return next(group for group in groups if mpi_rank in group)
 
 
 def describe_cluster(

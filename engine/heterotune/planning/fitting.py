@@ -106,7 +106,7 @@ def _fixed_sizes(setting: Setting) -> dict[int, int]:
 
 
 def _per_rank(setting: Setting, place: int) -> int:
-    return -(-setting.cohort_counts[place] // setting.cluster.num_ranks)
+    return -(-setting.cohort_counts[place] // len(setting.placement.ranks_of_type[place]))
 
 
 def _largest_useful(setting: Setting, place: int) -> int:
@@ -137,11 +137,11 @@ def _measured(setting: Setting, chunk_clients: dict[int, int], *, picked: bool) 
 
 def _memories(setting: Setting, by_rank: tuple[tuple[Chunk, ...], ...]) -> list[dict[str, RankMemory]]:
     """Return the memory of every kind of rank: those that train the same chunks need the same."""
-    kinds: dict[tuple, tuple[Chunk, ...]] = {}
-    for part in by_rank:
+    kinds: dict[tuple, int] = {}
+    for mpi_rank, part in enumerate(by_rank):
         sizes = Counter((chunk.model_type, len(chunk.clients)) for chunk in part)
-        kinds.setdefault((len(part) > 1, frozenset(sizes)), part)
-    return [rank_memory(setting, part) for part in kinds.values()]
+        kinds.setdefault((setting.placement.crew_of_rank[mpi_rank], len(part) > 1, frozenset(sizes)), mpi_rank)
+    return [rank_memory(setting, by_rank[mpi_rank], mpi_rank=mpi_rank) for mpi_rank in kinds.values()]
 
 
 def _needs(setting: Setting, memory: dict[str, RankMemory]) -> Iterator[Need]:
@@ -157,8 +157,10 @@ def _needs(setting: Setting, memory: dict[str, RankMemory]) -> Iterator[Need]:
 
     def on_host(each: RankMemory) -> int:
         mine = each.total_bytes("host")
-        mapped = each.by_place["host"].get(BACKBONE_SHARDS, 0) if _is_mapped_once(setting) else 0
-        return cluster.ranks_per_node * (mine - mapped) + mapped
+        if not _is_mapped_once(setting):
+            return cluster.ranks_per_node * mine
+        once = setting.backbone_bytes_of(range(len(setting.shapes)))  # at most: a node may hold fewer model types
+        return cluster.ranks_per_node * (mine - each.by_place["host"].get(BACKBONE_SHARDS, 0)) + once
 
     yield _need("the host memory of a node", "host", memory, on_host, cluster.host_memory_bytes)
     if setting.sharding.place == "nvme":

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from heterotune.collective.channel import ROOT
 from heterotune.fleet.chunks import Chunk
 from heterotune.planning import activations as act
 from heterotune.planning.backbone_memory import ahead_elements, late_elements
@@ -23,7 +24,6 @@ from heterotune.planning.buffers import (
     update_bytes,
 )
 from heterotune.planning.setting import Setting
-from heterotune.planning.shapes import TypeShape
 from heterotune.profiling import components as words
 
 Place = Literal["host", "pinned", "nvme", "gpu"]
@@ -51,15 +51,16 @@ class RankMemory:
         return sum(self.by_place[place].values())
 
 
-def rank_memory(setting: Setting, mine: Sequence[Chunk], *, is_root: bool = True) -> dict[str, RankMemory]:
+def rank_memory(setting: Setting, mine: Sequence[Chunk], *, mpi_rank: int = 0) -> dict[str, RankMemory]:
     """Return what one rank needs in every phase.
 
     Args:
         setting: The run and the machines.
         mine: The chunks that the rank trains in a round.
-        is_root: Whether it is MPI rank 0.
+        mpi_rank: Says which model types it holds, and whether it is the root.
     """
-    static_host, static_gpu = _static(setting)
+    is_root, held = mpi_rank == ROOT, setting.placement.held_by(mpi_rank)
+    static_host, static_gpu = _static(setting, held)
     static_host[words.BUFFERS] += server_state_bytes(setting) * is_root
     largest: dict[str, Components] = {"train": Counter(), "encode": Counter()}
     sizes = Counter((chunk.model_type, len(chunk.clients)) for chunk in mine)
@@ -67,14 +68,14 @@ def rank_memory(setting: Setting, mine: Sequence[Chunk], *, is_root: bool = True
         again = len(mine) > 1  # the result of the chunk before is still there
         largest["train"] = _larger(largest["train"], train_components(setting, place, num_clients, again=again))
         largest["encode"] = _larger(largest["encode"], _encode(setting, place, num_clients))
-    largest["load"] = _load(setting)
-    largest["evaluate"] = _larger(*(_evaluate(setting, shape) for shape in setting.shapes))
+    largest["load"] = _load(setting, held)
+    largest["evaluate"] = _larger(*(_evaluate(setting, place) for place in held))
     largest["gather"] = Counter({words.BUFFERS: sum(sums_bytes(shape) for shape in setting.shapes)})
     largest["aggregate"] = Counter({words.BUFFERS: _combining(setting, is_root)})
     largest["broadcast"] = Counter({words.BUFFERS: broadcast_bytes(setting.shapes)})
     largest["checkpoint"] = Counter({words.BUFFERS: broadcast_bytes(setting.shapes) * is_root})
     phases = ("load", "evaluate", "train", "encode", "gather", "aggregate", "broadcast", "checkpoint")
-    return {phase: _placed(setting, phase, static_host, static_gpu, largest) for phase in phases}
+    return {phase: _placed(setting, phase, static_host, static_gpu, largest, held) for phase in phases}
 
 
 def train_components(setting: Setting, place: int, num_clients: int, *, again: bool = False) -> Components:
@@ -91,18 +92,18 @@ def train_components(setting: Setting, place: int, num_clients: int, *, again: b
     head = act.at_head(shape, wide)
     back = act.in_backward(shape, wide, **factor)
     moments: tuple[Components, ...] = (
-        Counter({words.GATHERED_LAYERS: _ahead(setting, shape)}),
+        Counter({words.GATHERED_LAYERS: _ahead(setting, place)}),
         Counter(
             {
                 words.ACTIVATIONS: _resident(setting, [*saved, *head], tokens) + copies,
                 words.LOGITS: _grown(setting, act.logits_bytes(shape, wide, tokens)),
-                words.GATHERED_LAYERS: _grown(setting, late_elements(shape, setting.sharding) * wide),
+                words.GATHERED_LAYERS: _grown(setting, late_elements(shape, setting.sharding_of(place)) * wide),
             }
         ),
         Counter(
             {
                 words.ACTIVATIONS: _resident(setting, [*saved, *back], tokens) + copies,
-                words.GATHERED_LAYERS: _grown(setting, late_elements(shape, setting.sharding) * wide),
+                words.GATHERED_LAYERS: _grown(setting, late_elements(shape, setting.sharding_of(place)) * wide),
             }
         ),
         Counter({words.OPTIMIZER_STATE: step_bytes(shape, num_clients, config.local)}),
@@ -117,23 +118,24 @@ def train_components(setting: Setting, place: int, num_clients: int, *, again: b
     return _larger(*moments) + bank
 
 
-def _ahead(setting: Setting, shape: TypeShape) -> int:
+def _ahead(setting: Setting, place: int) -> int:
     """Return what is gathered when a pass begins, beyond the embedding that stayed from the pass before.
 
     It is in memory twice for a moment, as one flat buffer and cut into parameters.
     """
-    elements = 2 * ahead_elements(shape, setting.sharding) - shape.embedding_elements
+    shape = setting.shapes[place]
+    elements = 2 * ahead_elements(shape, setting.sharding_of(place)) - shape.embedding_elements
     return _grown(setting, max(0, elements) * setting.dtype_bytes)
 
 
-def _static(setting: Setting) -> tuple[Components, Components]:
+def _static(setting: Setting, held: Sequence[int]) -> tuple[Components, Components]:
     """Return what is there in every phase: in host memory beside the GPU's, and on the GPU."""
     chosen, sharding, wide = setting.calibration, setting.sharding, setting.dtype_bytes
     runtime = chosen.runtime_bytes + chosen.mpi_bytes * (setting.cluster.num_ranks > 1)
     host: Components = Counter({words.RUNTIME: runtime + chosen.deepspeed_bytes * sharding.is_sharded})
     host[words.DATA] = data_bytes(setting)
     host[words.BUFFERS] = kept_bytes(setting)
-    shards = setting.backbone_bytes
+    shards = setting.backbone_bytes_of(held)
     compute: Components = Counter()
     if sharding.place in ("replica", "device"):
         compute[words.BACKBONE_SHARDS] = shards
@@ -141,20 +143,26 @@ def _static(setting: Setting) -> tuple[Components, Components]:
         host[words.BACKBONE_SHARDS] = shards
     else:
         host[words.BACKBONE_SHARDS] = sharding.nvme_buffer_elements * wide
-    if sharding.gathers:
-        compute[words.GATHERED_LAYERS] = sum(shape.embedding_elements for shape in setting.shapes) * wide
+    gathered = [setting.shapes[place].embedding_elements for place in held if setting.sharding_of(place).gathers]
+    if gathered:
+        compute[words.GATHERED_LAYERS] = sum(gathered) * wide
     compute[words.ADAPTERS] = sum(4 * shape.frame_elements[0] for shape in setting.shapes)
     compute[words.ADAPTERS] += 4 * max(shape.frame_elements[1] for shape in setting.shapes)
     return (host, compute) if setting.cluster.has_gpus else (host + compute, Counter())
 
 
 def _placed(
-    setting: Setting, phase: str, host: Components, gpu: Components, largest: Mapping[str, Components]
+    setting: Setting,
+    phase: str,
+    host: Components,
+    gpu: Components,
+    largest: Mapping[str, Components],
+    held: Sequence[int],
 ) -> RankMemory:
     """Put a phase's components where they are."""
     sharding, nvme = setting.sharding, Counter()
     if sharding.place == "nvme":
-        nvme[words.BACKBONE_SHARDS] = setting.backbone_bytes
+        nvme[words.BACKBONE_SHARDS] = setting.backbone_bytes_of(held)
     if phase == "load":
         host = Counter({words.RUNTIME: host[words.RUNTIME], words.DATA: host[words.DATA]})
     added = largest[phase]
@@ -177,8 +185,8 @@ def _encode(setting: Setting, place: int, num_clients: int) -> Components:
     return Counter({words.BUFFERS: 4 * num_clients * (2 * layout.num_columns + layout.num_travelling) + TILE_BYTES})
 
 
-def _evaluate(setting: Setting, shape: TypeShape) -> Components:
-    wide = setting.dtype_bytes
+def _evaluate(setting: Setting, place: int) -> Components:
+    shape, wide = setting.shapes[place], setting.dtype_bytes
     evaluate, width = setting.config.evaluate, setting.config.data.max_tokens
     if "exact_match" in evaluate.metrics:
         width += evaluate.max_new_tokens
@@ -187,20 +195,20 @@ def _evaluate(setting: Setting, shape: TypeShape) -> Components:
         {
             words.ACTIVATIONS: _resident(setting, act.in_evaluation(shape, wide), tokens),
             words.LOGITS: _grown(setting, act.logits_bytes(shape, wide, tokens)),
-            words.GATHERED_LAYERS: ahead_elements(shape, setting.sharding) * wide,
+            words.GATHERED_LAYERS: ahead_elements(shape, setting.sharding_of(place)) * wide,
         }
     )
 
 
-def _load(setting: Setting) -> Components:
-    """Return what loading needs: all backbones, and one whole block, in float32 where it is drawn."""
+def _load(setting: Setting, held: Sequence[int]) -> Components:
+    """Return what loading needs: the rank's backbones, and one whole block, in float32 where it is drawn."""
     blocks = [
         (4 if shape.model_type.source.folder is None else setting.dtype_bytes)
         * max(shape.layer_elements, shape.embedding_elements)
-        for shape in setting.shapes
+        for shape in (setting.shapes[place] for place in held)
     ]
     is_extra = setting.sharding.is_sharded or setting.cluster.num_ranks > 1
-    return Counter({words.BACKBONE_SHARDS: setting.backbone_bytes + (max(blocks) if is_extra else 0)})
+    return Counter({words.BACKBONE_SHARDS: setting.backbone_bytes_of(held) + (max(blocks) if is_extra else 0)})
 
 
 def _resident(setting: Setting, tensors: act.Tensors, tokens: int) -> int:

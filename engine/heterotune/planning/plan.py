@@ -8,14 +8,15 @@ from typing import Any
 from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError
 from heterotune.fleet.devices import make_devices
-from heterotune.fleet.model_types import ModelType, read_model_types
-from heterotune.planning.calibration import Calibration, load_calibration, returns_memory
+from heterotune.fleet.model_types import read_model_types
+from heterotune.planning.calibration import Calibration, returns_memory
 from heterotune.planning.client_bytes import FederationBytes, federation_bytes
 from heterotune.planning.cluster import Cluster
 from heterotune.planning.device_memory import device_problems
 from heterotune.planning.fitting import Layout, because, lay_out, ways_out
 from heterotune.planning.known_models import describe
 from heterotune.planning.memory_model import rank_memory
+from heterotune.planning.placement_choice import resolved
 from heterotune.planning.setting import ASSUMED_ROWS, Setting
 from heterotune.planning.time_model import RoundTime, Traffic, round_time, traffic
 
@@ -96,7 +97,7 @@ def setting_of(config: RunConfig, cluster: Cluster, calibration: Calibration) ->
     devices = make_devices(config, model_types)
     if devices is not None and (problems := device_problems(config, model_types, devices)):
         raise ConfigError(problems)
-    return Setting(config, model_types, cluster, calibration, returns_memory())
+    return resolved(Setting(config, model_types, cluster, calibration, returns_memory()))
 
 
 def make_plan(setting: Setting) -> Plan:
@@ -113,32 +114,24 @@ def make_plan(setting: Setting) -> Plan:
 
 
 def estimate_memory(
-    config: RunConfig,
-    model_types: tuple[ModelType, ...],
-    cluster: Cluster,
-    chunk_clients: dict[int, int],
-    *,
-    mpi_rank: int = 0,
+    setting: Setting, chunk_clients: dict[int, int], *, mpi_rank: int = 0
 ) -> dict[tuple[str, str], int]:
     """Return (phase, kind) -> the plan's estimate in bytes for one rank, to be written beside what it measures.
 
     Args:
-        config: The run, with `strategy` the method at work.
-        model_types: Its fleet.
-        cluster: Nodes and ranks; whether ranks compute on GPUs.
+        setting: The run, with `strategy` the method at work, on its machines.
         chunk_clients: Place of a model type -> clients per chunk.
         mpi_rank: Whose memory.
     """
-    calibration = load_calibration(None, has_gpus=cluster.has_gpus)
-    setting = Setting(config, model_types, cluster, calibration, returns_memory())
     mine = setting.chunks_by_rank(chunk_clients)[mpi_rank]
     estimates = {}
-    for phase, memory in rank_memory(setting, mine, is_root=mpi_rank == 0).items():
+    for phase, memory in rank_memory(setting, mine, mpi_rank=mpi_rank).items():
         for place, kind in KIND_OF_PLACE.items():
             if num_bytes := memory.total_bytes(place):
                 estimates[phase, kind] = num_bytes
                 if place == "gpu":
-                    estimates[phase, "device_reserved"] = round(num_bytes * calibration.device_reserved_factor)
+                    factor = setting.calibration.device_reserved_factor
+                    estimates[phase, "device_reserved"] = round(num_bytes * factor)
     return estimates
 
 

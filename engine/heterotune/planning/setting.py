@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,9 +15,11 @@ from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import Chunk, form_chunks
 from heterotune.fleet.clients import Population, cohort_counts, enlist_clients, sample_cohort
 from heterotune.fleet.model_types import ModelType
+from heterotune.fleet.placement import Placement, dedicate, spread
 from heterotune.planning.backbone_memory import Sharding, held_bytes, read_sharding
 from heterotune.planning.calibration import Calibration
 from heterotune.planning.cluster import Cluster
+from heterotune.planning.compute import compute_seconds
 from heterotune.planning.shapes import DTYPE_BYTES, TypeShape
 
 ASSUMED_ROWS = 100
@@ -60,23 +63,56 @@ class Setting:
         """Bytes of a weight."""
         return DTYPE_BYTES[self.dtype]
 
-    @cached_property
+    @property
     def sharding(self) -> Sharding:
-        """How weights are held."""
-        chosen, cluster = self.config.backbone, self.cluster
-        ds_config = None if chosen.ds_config == NO_DEEPSPEED else read_ds_config(chosen.ds_config)
-        return read_sharding(
-            ds_config,
-            group_size=cluster.group_size(chosen.group),
-            group_nodes=cluster.group_nodes(chosen.group),
-            on_gpus=cluster.has_gpus,
-        )
+        """How weights are held, for all that is alike on all ranks: sizes of groups are in `sharding_of`."""
+        return self.sharding_of(0)
+
+    def sharding_of(self, place: int) -> Sharding:
+        """How a model type's weights are held."""
+        return self._shardings[place]
 
     @cached_property
-    def backbone_bytes(self) -> int:
-        """Bytes of all backbones' weights that one rank holds, wherever it does."""
+    def _shardings(self) -> tuple[Sharding, ...]:
+        chosen, cluster, placement = self.config.backbone, self.cluster, self.placement
+        ds_config = None if chosen.ds_config == NO_DEEPSPEED else read_ds_config(chosen.ds_config)
+        nodes, found = cluster.node_of_rank, {}
+        for ranks in set(placement.ranks_of_type):
+            group = cluster.group_of(ranks[0], chosen.group, placement.crew_of_rank)
+            found[ranks] = read_sharding(
+                ds_config,
+                group_size=len(group),
+                group_nodes=len({nodes[mpi_rank] for mpi_rank in group}),
+                on_gpus=cluster.has_gpus,
+            )
+        return tuple(found[ranks] for ranks in placement.ranks_of_type)
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Which ranks hold which model types; "auto" counts as spread until something was picked."""
+        if self.config.placement != "dedicated":
+            return spread(len(self.shapes), self.cluster.num_ranks)
+        return dedicate(self.work_of_type, self.cluster.node_of_rank, whole_nodes=self.deals_nodes)
+
+    @property
+    def deals_nodes(self) -> bool:
+        """Whether whole nodes are dedicated to model types, because the ranks of a node share a copy."""
+        return self.config.backbone.ds_config != NO_DEEPSPEED and self.config.backbone.group == "node"
+
+    @cached_property
+    def work_of_type(self) -> tuple[float, ...]:
+        """Seconds of computing of all clients of a round, one after the other, for each model type."""
+        return tuple(
+            self.cohort_counts[place] * self.steps * compute_seconds(shape, 1, self)
+            for place, shape in enumerate(self.shapes)
+        )
+
+    def backbone_bytes_of(self, places: Iterable[int]) -> int:
+        """Bytes of model types' weights on a rank that holds them, wherever it does."""
         quantize = self.config.backbone.quantize
-        return sum(held_bytes(shape, self.sharding, self.dtype_bytes, quantize) for shape in self.shapes)
+        return sum(
+            held_bytes(self.shapes[place], self.sharding_of(place), self.dtype_bytes, quantize) for place in places
+        )
 
     @property
     def heap_factor(self) -> float:
@@ -120,4 +156,4 @@ class Setting:
         chunks = form_chunks(cohort, chunk_clients=chunk_clients, num_steps=num_steps)
         costs = {place: float(each.num_parameters) for place, each in enumerate(self.model_types)}
         lock_step = self.sharding.is_sharded and config.backbone.group != "rank"
-        return assign_chunks(chunks, self.cluster.num_ranks, seconds_per_pass=costs, in_lock_step=lock_step)
+        return assign_chunks(chunks, self.placement, seconds_per_pass=costs, in_lock_step=lock_step)

@@ -1,8 +1,4 @@
-"""How long a round takes and what the simulator moves for it: counts from the model, speeds from the calibration.
-
-Our derivation. A training pass through a frozen backbone computes the forward pass and the gradient of its inputs, not
-of its weights: 4 operations per weight and token, 6 with checkpointing; adapters cost 6 per weight and token.
-"""
+"""How long a round takes and what the simulator moves for it: counts from the model, speeds from the calibration."""
 
 from __future__ import annotations
 
@@ -14,8 +10,8 @@ from heterotune.fleet.assignment import passes_in_lock_step
 from heterotune.fleet.chunks import Chunk
 from heterotune.planning.buffers import sums_bytes
 from heterotune.planning.client_bytes import down_bytes
+from heterotune.planning.compute import compute_seconds
 from heterotune.planning.setting import Setting
-from heterotune.planning.shapes import TypeShape
 
 
 @dataclass(frozen=True)
@@ -53,25 +49,14 @@ class RoundTime:
         return self.train + self.collect
 
 
-def pass_flops(shape: TypeShape, num_clients: int, setting: Setting) -> float:
-    """Return the operations of one training pass of a chunk."""
-    tokens = num_clients * setting.tokens_per_client
-    length = setting.config.data.max_tokens
-    weights = shape.num_layers * shape.layer_elements + shape.embedding_elements
-    attention = 2 * shape.num_layers * shape.query_width * length  # causal: half of the positions, scores and mix
-    per_weight, per_score = (6, 4) if setting.config.backbone.checkpointing else (4, 3)
-    return tokens * (per_weight * weights + per_score * attention + 6 * shape.branch_elements)
-
-
-def pass_seconds(shape: TypeShape, num_clients: int, setting: Setting) -> float:
+def pass_seconds(place: int, num_clients: int, setting: Setting) -> float:
     """Return the seconds of one pass: computing, or weights that come meanwhile, whatever takes longer."""
-    compute = pass_flops(shape, num_clients, setting) / (setting.cluster.flops or setting.calibration.flops)
-    return max(compute, stream_seconds(shape, setting))
+    return max(compute_seconds(setting.shapes[place], num_clients, setting), stream_seconds(place, setting))
 
 
-def stream_seconds(shape: TypeShape, setting: Setting) -> float:
+def stream_seconds(place: int, setting: Setting) -> float:
     """Return the seconds in which a pass's weights come from host memory, from NVMe and over the network."""
-    sharding, chosen = setting.sharding, setting.calibration
+    shape, sharding, chosen = setting.shapes[place], setting.sharding_of(place), setting.calibration
     if not sharding.is_sharded:
         return 0.0
     whole = shape.model_type.num_parameters * setting.dtype_bytes * _reads(setting)
@@ -92,22 +77,26 @@ def traffic(setting: Setting, by_rank: Sequence[Sequence[Chunk]]) -> Traffic:
     several = setting.cluster.num_ranks > 1
     sums = sum(sums_bytes(setting.shapes[place]) for place, count in setting.cohort_counts.items() if count)
     down = sum(sum(down_bytes(shape, setting.config.collective).values()) for shape in setting.shapes)
-    gathers = 0.0
+    gathers = [0.0] * len(setting.placement.crews)
     for place, shape in enumerate(setting.shapes):
-        whole = shape.model_type.num_parameters * setting.dtype_bytes * _reads(setting)
-        part = 1 - 1 / setting.sharding.group_size if setting.sharding.is_sharded else 0.0
-        gathers += whole * part * passes_in_lock_step(by_rank, place)
-    return Traffic(sums * several, down * several, round(gathers))
+        whole, sharding = (
+            shape.model_type.num_parameters * setting.dtype_bytes * _reads(setting),
+            setting.sharding_of(place),
+        )
+        part = 1 - 1 / sharding.group_size if sharding.is_sharded else 0.0
+        crew = setting.placement.crew_of_rank[setting.placement.ranks_of_type[place][0]]
+        gathers[crew] += whole * part * passes_in_lock_step(by_rank, place)
+    return Traffic(sums * several, down * several, round(max(gathers)))
 
 
 def round_time(setting: Setting, by_rank: Sequence[Sequence[Chunk]]) -> RoundTime:
     """Return how long a round takes."""
     own = [_seconds_by_type(setting, part) for part in by_rank]
     lock_step = setting.sharding.is_sharded and setting.config.backbone.group != "rank"
-    if lock_step:  # every type is trained by all ranks at the same time; ranks without work run along
-        train = sum(max(part[place] for part in own) for place in range(len(setting.shapes)))
+    if lock_step:  # ranks of a crew train every type at the same time; those without work run along
+        train = max(map(sum, _slowest_by_crew(setting, own)))
     else:
-        train = max(sum(part) for part in own)
+        train = max(map(sum, own))
     moved = traffic(setting, by_rank)
     hops = math.ceil(math.log2(setting.cluster.num_ranks)) if setting.cluster.num_ranks > 1 else 0
     collect = hops * (moved.sum_to_root_bytes + moved.broadcast_bytes) / _link(setting)
@@ -115,11 +104,18 @@ def round_time(setting: Setting, by_rank: Sequence[Sequence[Chunk]]) -> RoundTim
     return RoundTime(train, collect, busy)
 
 
+def _slowest_by_crew(setting: Setting, own: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Return for each crew, by model type, the seconds of its rank that takes longest for it."""
+    slowest = [[0.0] * len(setting.shapes) for _ in setting.placement.crews]
+    for crew, part in zip(setting.placement.crew_of_rank, own, strict=True):
+        slowest[crew] = [*map(max, slowest[crew], part)]
+    return slowest
+
+
 def _seconds_by_type(setting: Setting, mine: Sequence[Chunk]) -> list[float]:
     seconds = [0.0] * len(setting.shapes)
     for chunk in mine:
-        shape = setting.shapes[chunk.model_type]
-        seconds[chunk.model_type] += chunk.num_passes * pass_seconds(shape, len(chunk.clients), setting)
+        seconds[chunk.model_type] += chunk.num_passes * pass_seconds(chunk.model_type, len(chunk.clients), setting)
     return seconds
 
 

@@ -18,6 +18,7 @@ from heterotune.collective.opening import open_channel
 from heterotune.config.engine_options import CollectiveConfig
 from heterotune.config.load import load_run
 from heterotune.federation import Federation, load_backbones
+from heterotune.fleet.placement import spread
 from heterotune.journal import Journal
 from heterotune.run_folder import RunFolder
 from heterotune.simulation import Simulation
@@ -29,6 +30,7 @@ WIRES = (("fp32", "auto"), ("bf16", "auto"), ("int8", "fp32"), ("topk", "int8"))
 def load(run_file: Path, channel: Channel, scratch: Path) -> Federation:
     """Load what all codecs share."""
     checked, device = preflight.check(load_run(run_file)), torch.device("cpu")
+    placement = spread(len(checked.model_types), channel.num_ranks)
     return Federation(
         config=checked.config,
         channel=channel,
@@ -36,7 +38,8 @@ def load(run_file: Path, channel: Channel, scratch: Path) -> Federation:
         population=checked.population,
         data=checked.data,
         public=preflight.public_rows(checked),
-        backbones=load_backbones(checked.model_types, checked.config, channel, device, scratch),
+        placement=placement,
+        backbones=load_backbones(checked.model_types, checked.config, channel, device, scratch, placement),
         device=device,
     )
 

@@ -11,7 +11,6 @@ from heterotune.adapters.bank import stack_clients
 from heterotune.adapters.dema import dema_layout
 from heterotune.adapters.dense import full_layout
 from heterotune.backbone.load import load_backbone
-from heterotune.collective.single import SingleChannel
 from heterotune.config.data_options import DataConfig
 from heterotune.config.fleet_options import FleetEntry
 from heterotune.config.method_options import FedavgFullOptions, HeterotuneOptions
@@ -24,6 +23,7 @@ from heterotune.data.tokenizing import make_rows
 from heterotune.evaluation.heldout import HeldoutEvaluation
 from heterotune.evaluation.probes import gather_scores
 from heterotune.fleet.model_types import read_model_types
+from heterotune.fleet.placement import Seat
 
 CPU = torch.device("cpu")
 MODEL = "random:hidden_size=16,intermediate_size=24,num_hidden_layers=1,num_attention_heads=2,vocab_size=4096"
@@ -85,12 +85,12 @@ def evaluation_of(data, clients=CLIENTS, **options) -> HeldoutEvaluation:
 def test_side_by_side_as_alone(backbone, data, adapters, max_clients) -> None:
     attached, bank_of = adapters
     evaluation = evaluation_of(data, batch_size=8)
-    scores = evaluation.score(backbone, attached, bank_of([9]), SingleChannel(), bank_of, max_clients)
-    found = {m.full_name: m for m in evaluation.measures(0, gather_scores(scores, SingleChannel()))}
+    scores = evaluation.score(backbone, attached, bank_of([9]), Seat(0, 1), bank_of, max_clients)
+    found = {m.full_name: m for m in evaluation.measures(0, gather_scores(scores, Seat(0, 1)))}
     assert list(found) == ["loss/eval", "accuracy/eval", "loss/personal", "accuracy/personal"]
     for client in CLIENTS:
         alone = evaluation_of(data, batch_size=8)
-        as_global = alone.measures(0, alone.score(backbone, attached, bank_of([client]), SingleChannel()))
+        as_global = alone.measures(0, alone.score(backbone, attached, bank_of([client]), Seat(0, 1)))
         loss, accuracy = (measure.of_client[client] for measure in as_global)
         assert found["loss/personal"].of_client[client] == pytest.approx(loss, rel=1e-5)
         assert found["accuracy/personal"].of_client[client] == accuracy
@@ -109,5 +109,5 @@ def test_side_by_side_as_alone(backbone, data, adapters, max_clients) -> None:
 def test_types_whose_clients_have_no_held_out_row_have_no_personal_figures(backbone, data, adapters) -> None:
     attached, bank_of = adapters
     evaluation = evaluation_of(data, clients=(7,))
-    measures = evaluation.measures(0, evaluation.score(backbone, attached, bank_of([9]), SingleChannel(), bank_of))
+    measures = evaluation.measures(0, evaluation.score(backbone, attached, bank_of([9]), Seat(0, 1), bank_of))
     assert [(m.full_name, dict(m.of_client)) for m in measures] == [("loss/eval", {}), ("accuracy/eval", {})]

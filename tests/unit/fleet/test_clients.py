@@ -8,6 +8,7 @@ from heterotune.config.cohort_options import CohortConfig
 from heterotune.fleet.assignment import assign_chunks, common_pauses, passes_in_lock_step
 from heterotune.fleet.chunks import Chunk, form_chunks
 from heterotune.fleet.clients import Client, make_population, sample_cohort
+from heterotune.fleet.placement import spread
 
 FLEET = make_population([4, 4, 4], range(10, 22))
 
@@ -49,7 +50,7 @@ def test_every_client_is_trained_by_exactly_one_rank(sizes, chunk_clients, num_r
     num_steps = {c.client_id: 1 + c.client_id % steps for c in cohort}
     chunks = form_chunks(cohort, chunk_clients=dict.fromkeys(range(4), chunk_clients), num_steps=num_steps)
     by_rank = assign_chunks(
-        chunks, num_ranks, seconds_per_pass={m: 1.0 + m for m in range(4)}, in_lock_step=in_lock_step
+        chunks, spread(4, num_ranks), seconds_per_pass={m: 1.0 + m for m in range(4)}, in_lock_step=in_lock_step
     )
     placed = [client for part in by_rank for chunk in part for client in chunk.clients]
     assert sorted(placed, key=lambda c: c.client_id) == list(cohort)
@@ -64,13 +65,13 @@ def test_every_client_is_trained_by_exactly_one_rank(sizes, chunk_clients, num_r
 def test_lock_step_balances_every_model_type_on_its_own():
     cohort = tuple(Client(i, i // 4, 1) for i in range(8))
     chunks = form_chunks(cohort, chunk_clients={0: 2, 1: 2}, num_steps=dict.fromkeys(range(8), 3))
-    by_rank = assign_chunks(chunks, 2, seconds_per_pass={0: 100.0, 1: 1.0}, in_lock_step=True)
+    by_rank = assign_chunks(chunks, spread(2, 2), seconds_per_pass={0: 100.0, 1: 1.0}, in_lock_step=True)
     assert [passes_in_lock_step(by_rank, m) for m in (0, 1)] == [3, 3]
 
 
 def test_ranks_without_a_client_make_no_trouble():
     chunks = form_chunks([FLEET.client(0)], chunk_clients={0: 1}, num_steps={0: 5})
-    by_rank = assign_chunks(chunks, 4, seconds_per_pass={0: 1.0}, in_lock_step=True)
+    by_rank = assign_chunks(chunks, spread(1, 4), seconds_per_pass={0: 1.0}, in_lock_step=True)
     assert [len(part) for part in by_rank] == [1, 0, 0, 0]
     assert passes_in_lock_step(by_rank, 0) == 5 and passes_in_lock_step(by_rank, 1) == 0
 

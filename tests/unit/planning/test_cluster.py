@@ -62,6 +62,5 @@ def test_memory_of_gpus_that_are_not_there_is_refused() -> None:
 
 def test_groups_and_shared_gpus() -> None:
     cluster = describe_cluster(nodes=3, ranks_per_node=4, gpus_per_node=2)
-    assert [cluster.group_size(choice) for choice in ("world", "node", "rank")] == [12, 4, 1]
-    assert [cluster.group_nodes(choice) for choice in ("world", "node", "rank")] == [3, 1, 1]
+    assert [len(cluster.group_of(5, choice, [0] * 12)) for choice in ("world", "node", "rank")] == [12, 4, 1]
     assert (cluster.num_ranks, cluster.ranks_per_gpu, Cluster().ranks_per_gpu) == (12, 2, 0)

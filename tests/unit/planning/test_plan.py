@@ -98,16 +98,14 @@ def test_what_saves_memory_saves_it(change) -> None:
 
 
 def estimate(values: dict, *, num_ranks: int = 1) -> int:
-    config = parse_run(values)
     cluster = Cluster(ranks_per_node=num_ranks)
-    model_types = setting(values).model_types
-    return estimate_memory(config, model_types, cluster, {0: 8})["train", "host_resident"]
+    return estimate_memory(setting(values, cluster), {0: 8})["train", "host_resident"]
 
 
 def test_estimates_are_by_phase_and_kind_of_memory_jsonl() -> None:
     values = run_values(KNOWN_MODELS["llama-3.2-1b"], backbone={"ds_config": "zero3_cpu"})
     gpu = Cluster(ranks_per_node=2, gpus_per_node=2)
-    estimates = estimate_memory(parse_run(values), setting(values).model_types, gpu, {0: 2}, mpi_rank=1)
+    estimates = estimate_memory(setting(values, gpu), {0: 2}, mpi_rank=1)
     assert {phase for phase, _ in estimates} == {
         *("load", "train", "encode", "gather", "aggregate", "broadcast", "evaluate", "checkpoint")
     }
