@@ -112,10 +112,10 @@ def cut_sibling(large: LlamaForCausalLM, kept_layers: tuple[int, ...]) -> LlamaF
 
 
 @torch.no_grad()
-def heldout_loss(model: LlamaForCausalLM, blocks: Blocks) -> float:
+def heldout_loss(model: LlamaForCausalLM, blocks: Blocks, loss_of: Callable) -> float:
     """Mean loss on the held-out public files, in nats per token."""
     model.eval()
-    losses = [lm_loss(model, rows).item() for rows in blocks.heldout[:HELDOUT_BLOCKS].split(BATCH_ROWS)]
+    losses = [loss_of(model, rows).item() for rows in blocks.heldout[:HELDOUT_BLOCKS].split(BATCH_ROWS)]
     return float(np.mean(losses))
 
 
@@ -135,7 +135,16 @@ def learning_rate_at(step: int, num_steps: int, peak: float) -> float:
 
 
 def train(
-    name: str, model: LlamaForCausalLM, blocks: Blocks, num_steps: int, peak: float, seed: int, log: Callable
+    name: str,
+    model: LlamaForCausalLM,
+    blocks: Blocks,
+    num_steps: int,
+    peak: float,
+    seed: int,
+    log: Callable,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    loss_of: Callable = lm_loss,
 ) -> None:
     """Train in place with AdamW; a fresh permutation of the rows per epoch."""
     draw = generator(seed, NO_ROUND, NO_CLIENT, f"pretrain {name}")
@@ -144,25 +153,25 @@ def train(
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95))
     num_parameters = model.num_parameters()
-    log(f"{name}: {num_parameters} parameters, {num_steps} steps of {BATCH_ROWS} x {CONTEXT} tokens, peak {peak}")
-    log(f"{name}: held-out public loss before {heldout_loss(model, blocks):.4f} nats/token")
+    log(f"{name}: {num_parameters} parameters, {num_steps} steps of {batch_rows} x {CONTEXT} tokens, peak {peak}")
+    log(f"{name}: held-out public loss before {heldout_loss(model, blocks, loss_of):.4f} nats/token")
     started, waiting = time.monotonic(), np.empty(0, dtype=np.int64)
     for step in range(num_steps):
-        if len(waiting) < BATCH_ROWS:
+        if len(waiting) < batch_rows:
             waiting = np.concatenate([waiting, draw.permutation(len(blocks.train))])
-        rows, waiting = blocks.train[torch.from_numpy(waiting[:BATCH_ROWS])], waiting[BATCH_ROWS:]
+        rows, waiting = blocks.train[torch.from_numpy(waiting[:batch_rows])], waiting[batch_rows:]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, num_steps, peak)
         model.train()
-        loss = lm_loss(model, rows)
+        loss = loss_of(model, rows)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 250 == 0 or step + 1 == num_steps:
-            heldout, seconds = heldout_loss(model, blocks), time.monotonic() - started
+            heldout, seconds = heldout_loss(model, blocks, loss_of), time.monotonic() - started
             log(f"{name}: step {step + 1} train {loss.item():.4f} held-out {heldout:.4f} {seconds:.0f} s")
-    log(f"{name}: held-out public loss after {heldout_loss(model, blocks):.4f} nats/token")
+    log(f"{name}: held-out public loss after {heldout_loss(model, blocks, loss_of):.4f} nats/token")
 
 
 def save(model: LlamaForCausalLM, folder: Path, kept_layers: tuple[int, ...]) -> None:
