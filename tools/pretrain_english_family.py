@@ -31,15 +31,15 @@ import torch
 
 TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS / "benchmarks" / "peers")]
-from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from report import facts  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
-from english_text import QUESTIONS_TWICE, package_versions, read_english
-from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
-from pretrain_family import CONTEXT, HELDOUT_EVERY, REPOSITORY, Blocks, cut_blocks, cut_sibling, save, save_tokenizer
-from pretrain_family import train as train_model
-from report import facts
-from smollm2 import build_tokenizer, cut_byte_pairs, find_gguf, narrow, read_gguf, rows_of
+from english_text import QUESTIONS_TWICE, package_versions, read_english  # noqa: E402
+from heterotune.randomness import NO_CLIENT, NO_ROUND, generator  # noqa: E402
+from pretrain_family import CONTEXT, HELDOUT_EVERY, REPOSITORY, Blocks, cut_blocks, cut_sibling, save, save_tokenizer  # noqa: E402
+from pretrain_family import train as train_model  # noqa: E402
+from smollm2 import build_tokenizer, cut_byte_pairs, find_gguf, narrow, read_gguf, rows_of  # noqa: E402
 
 VOCAB_SIZE = 8192
 WORDS = ("auto", "banking", "kitchen", "utility", "meta", "commute", "dining", "refund")  # labels that a prefix lacks
