@@ -93,3 +93,9 @@ class RecordError(HeterotuneError):
 
 class TooFewClients(HeterotuneError):
     """A round has fewer updates than the run asks for, and its policy is to stop."""
+
+
+class TooFewAvailable(HeterotuneError):
+    """At no time of a whole period are as many clients available as a round needs."""
+
+    exit_code = 2

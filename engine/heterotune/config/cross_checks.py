@@ -10,6 +10,7 @@ from heterotune.config.field_types import LARGEST_FLEET
 from heterotune.config.method_checks import METHOD_CHECKS
 from heterotune.config.nearest import suggestion
 from heterotune.config.protection_checks import PROTECTION_CHECKS
+from heterotune.config.selection_checks import SELECTION_CHECKS
 
 if TYPE_CHECKING:
     from heterotune.config.cohort_options import CohortConfig
@@ -181,4 +182,5 @@ _CHECKS = (
     (_ranks_of_shared_layers, ("fleet", "strategy", "compare_with")),
     *METHOD_CHECKS,
     *PROTECTION_CHECKS,
+    *SELECTION_CHECKS,
 )

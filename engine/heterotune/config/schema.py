@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from heterotune.config.availability_options import AvailabilityOptions
 from heterotune.config.baseline_options import (
     CentralisedOptions,
     FedadagradOptions,
@@ -84,6 +85,8 @@ class RunConfig(Section):
     """Which clients take part in a round."""
     devices: DevicesConfig = DevicesConfig()
     """What hardware the simulated clients have: what a round takes on it, and whether a model fits it."""
+    availability: AvailabilityOptions = AvailabilityOptions()
+    """When clients can take part."""
     local: LocalConfig = LocalConfig(steps=DEFAULT_LOCAL_STEPS)
     """What a client does in one round."""
     strategy: StrategyName = "heterotune"
