@@ -17,8 +17,7 @@ class GridCell(Protocol):
 
     Attributes:
         folder: Its run folder, which may not be there yet.
-        asked: The run that it was asked for, before "auto" became something; there once the cell was begun or
-            submitted.
+        asked: The run that it was asked for, before "auto" became something; there once the cell was begun.
     """
 
     @property

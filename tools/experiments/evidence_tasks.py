@@ -1,0 +1,199 @@
+"""The tasks of the evidence tables: rows from public data by path, labels as one token, public text without labels.
+
+Every task is classification by a word after the prompt. A label's word is one token of the family's tokenizer, so one
+forward pass scores all answers. Rows are drawn by the seed: clients' rows from the task's training part, test rows
+balanced over the labels from its test part ("valid" for choosing learning rates), public rows from another data set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+Row = tuple[str, str]  # text, label
+
+CLINC_WORDS = {
+    "banking": ("bank", "banking"),
+    "credit_cards": ("credit", "card", "debt"),
+    "kitchen_and_dining": ("food", "kitchen"),
+    "home": ("home", "house"),
+    "auto_and_commute": ("car", "road", "drive"),
+    "travel": ("travel", "journey", "visit"),
+    "utility": ("time", "tool", "use"),
+    "work": ("work", "job"),
+    "small_talk": ("talk", "friend", "speak"),
+    "meta": ("language", "name", "voice"),
+}
+DOLLY_WORDS = {
+    "brainstorming": ("ideas", "idea", "think"),
+    "classification": ("class", "group", "kind"),
+    "closed_qa": ("read", "book", "text"),
+    "creative_writing": ("story", "write", "poem"),
+    "general_qa": ("general", "common", "world"),
+    "information_extraction": ("find", "extract", "list"),
+    "open_qa": ("question", "fact", "answer"),
+    "summarization": ("short", "sum", "brief"),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task.
+
+    Attributes:
+        read: (data folder, part) -> all rows of "train", "valid" or "test".
+        words: Label -> words to try in order; a label without one gets a word of its own name, or a common word.
+        template: The prompt.
+        public: Name of the task whose training texts are the public text.
+        max_tokens: Longest row.
+    """
+
+    read: Callable[[Path, str], list[Row]]
+    words: Mapping[str, Sequence[str]]
+    template: str
+    public: str
+    max_tokens: int = 40
+
+
+def _read_clinc(data: Path, part: str) -> list[Row]:
+    rows, folder = _read_intents(data / "intent" / "CLINC150", part), data / "intent" / "CLINC150"
+    domains = json.loads((folder / "domains.json").read_text(encoding="utf-8"))
+    domain_of = {intent: domain for domain, intents in domains.items() for intent in intents}
+    return [(text, domain_of[intent]) for text, intent in rows]
+
+
+def _read_banking(data: Path, part: str) -> list[Row]:
+    return _read_intents(data / "intent" / "BANKING77", part)
+
+
+def _read_intents(folder: Path, part: str) -> list[Row]:
+    texts, labels = ((folder / part / name).read_text(encoding="utf-8").splitlines() for name in ("seq.in", "label"))
+    return list(zip(texts, labels, strict=True))
+
+
+def _read_dolly(data: Path, part: str) -> list[Row]:
+    """Return instructions with their categories: every tenth is test, the one after it valid."""
+    files = sorted((data / "dolly").glob("local_training_*.json"))
+    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    place = {"test": (0,), "valid": (1,), "train": range(2, 10)}[part]
+    return [
+        (" ".join(row["instruction"].split())[:160], row["category"])
+        for row in rows
+        if zlib.crc32(row["instruction"].encode()) % 10 in place  # the same texts in one part, wherever they stand
+    ]
+
+
+TASKS = {
+    "clinc150": Task(_read_clinc, CLINC_WORDS, "Query: {text}\nTopic:", public="banking77"),
+    "banking77": Task(_read_banking, {}, "Query: {text}\nTopic:", public="clinc150", max_tokens=64),
+    "dolly": Task(_read_dolly, DOLLY_WORDS, "Text: {text}\nTask:", public="clinc150", max_tokens=64),
+}
+
+
+def label_words(task: Task, labels: Sequence[str], tokenizer: Tokenizer) -> dict[str, str]:
+    """Return a word for each label, no two alike, each one token after a space.
+
+    Raises:
+        ValueError: If a label that has words has none that is one token and free.
+    """
+    taken: dict[str, str] = {}
+    for label in labels:
+        wanted = task.words.get(label) or sorted(label.strip("?").lower().split("_"), key=len, reverse=True)
+        free = [word for word in wanted if word not in taken.values() and _is_one_token(tokenizer, word)]
+        if not free and label in task.words:
+            raise ValueError(f"{label}: none of {', '.join(wanted)} is one token of the tokenizer and free.")
+        taken[label] = free[0] if free else ""
+    common = iter(_common_words(tokenizer, set(taken.values())))
+    return {label: word or next(common) for label, word in taken.items()}
+
+
+def _is_one_token(tokenizer: Tokenizer, word: str) -> bool:
+    return len(tokenizer.encode(f" {word}", add_special_tokens=False).ids) == 1
+
+
+def _common_words(tokenizer: Tokenizer, taken: set[str]) -> list[str]:
+    """Return whole words that are one token, the earliest made of the tokenizer first."""
+    words = []
+    for _, number in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        word = tokenizer.decode([number]).strip()
+        if len(word) > 4 and word.isascii() and word.islower() and word not in taken and _is_one_token(tokenizer, word):
+            words.append(word)
+    return words
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """Rows of a run on disk.
+
+    Attributes:
+        folder: Holds train.jsonl, test.jsonl, public.jsonl.
+        word_of: Label -> its word, in the order of the labels.
+        num_test: Test rows.
+    """
+
+    folder: Path
+    word_of: Mapping[str, str]
+    num_test: int
+
+
+def prepare(
+    name: str, data: Path, tokenizer: Tokenizer, out: Path, *, seed: int, num_rows: int, num_test: int, part: str
+) -> PreparedTask:
+    """Draw the rows of a run and write them, unless they are there.
+
+    Args:
+        name: One of `TASKS`.
+        data: Folder of the public data.
+        tokenizer: The family's.
+        out: Where to write.
+        seed: The run's.
+        num_rows: Training rows of the whole fleet, balanced over the labels as far as there are rows.
+        num_test: Test rows, balanced likewise.
+        part: What is tested on, "test" or "valid".
+    """
+    task = TASKS[name]
+    train = task.read(data, "train")
+    word_of = label_words(task, sorted({label for _, label in train}), tokenizer)
+    folder = out / "rows" / f"{name}-{part}-{num_rows}-seed-{seed}"
+    tested = _balanced(task.read(data, part), num_test, seed, f"{name}/{part}")
+    if not (folder / "public.jsonl").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn = _balanced(train, num_rows, seed, f"{name}/train")
+        _write(folder / "train.jsonl", [(text, word_of[label]) for text, label in drawn])
+        _write(folder / "test.jsonl", [(text, word_of[label]) for text, label in tested])
+        _write(folder / "public.jsonl", _public(TASKS[task.public].read(data, "train"), list(word_of.values()), seed))
+    return PreparedTask(folder, word_of, len(tested))
+
+
+def _balanced(rows: Sequence[Row], num_rows: int, seed: int, purpose: str) -> list[Row]:
+    """Draw rows, from each label in turn while it has any."""
+    draw = np.random.default_rng([seed, zlib.crc32(purpose.encode())])
+    of_label: dict[str, list[Row]] = defaultdict(list)
+    for place in draw.permutation(len(rows)).tolist():
+        of_label[rows[place][1]].append(rows[place])
+    turns = [(turn, label) for label, mine in of_label.items() for turn in range(len(mine))]
+    order = {label: place for place, label in enumerate(draw.permutation(sorted(of_label)).tolist())}
+    turns.sort(key=lambda item: (item[0], order[item[1]]))
+    return [of_label[label][turn] for turn, label in turns[:num_rows]]
+
+
+def _public(rows: Sequence[Row], words: Sequence[str], seed: int) -> list[Row]:
+    """Return other texts with words drawn at random: the place of the answer is wanted, and nobody knows one."""
+    draw = np.random.default_rng([seed, zlib.crc32(b"public")])
+    places = draw.permutation(len(rows))[:4096].tolist()
+    return [(rows[place][0], words[int(draw.integers(len(words)))]) for place in places]
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    temporary = path.with_suffix(".unfinished")
+    lines = (json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n" for text, label in rows)
+    temporary.write_text("".join(lines), encoding="utf-8")
+    os.replace(temporary, path)
