@@ -143,7 +143,7 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
     """Run one strategy; returns its summary at the root, an empty one elsewhere."""
     journal, config = simulation.journal, simulation.config
     simulation.chunk_clients = chunk_clients
-    if simulation.checkpoints.saved_round is None:
+    if simulation.checkpoints.saved_round is None and config.evaluate.before_first:
         with startup.phase("first evaluation"):
             simulation.evaluate(0)
     journal.write_memory()

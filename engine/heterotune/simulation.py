@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -29,6 +30,7 @@ from heterotune.collective.ledger import Ledger
 from heterotune.downlink import Downlink
 from heterotune.errors import RunStopped
 from heterotune.evaluation.heldout import heldout_of_types
+from heterotune.evaluation.measures import Measure, mean_of_clients
 from heterotune.evaluation.probes import gather_scores
 from heterotune.federation import Federation
 from heterotune.fleet.assignment import assign_chunks
@@ -255,9 +257,31 @@ class Simulation:
                 seat = self.federation.placement.seat(self.channel.mpi_rank, place)
                 scores += heldout.score(backbone, self.attached[place], bank, seat, own_bank, most)
             gathered = gather_scores(scores, self.channel)
+            own = self._own_adapters_on_all_rows() if self.config.evaluate.own_adapters == "all_rows" else {}
         if gathered is not None:
-            of_type = {m.name: self.heldout[m.index].measures(m.index, gathered) for m in self.federation.model_types}
+            of_type = {
+                m.name: self.heldout[m.index].measures(m.index, gathered) + own.get(m.index, [])
+                for m in self.federation.model_types
+            }
             self.journal.evaluation(round_number, of_type)
+
+    def _own_adapters_on_all_rows(self) -> dict[int, list[Measure]]:
+        """Return by model type what its clients' own adapters reach on the fleet's rows; nothing but at the root."""
+        found: dict[int, dict[int, list[Measure]]] = defaultdict(dict)
+        for place, heldout in enumerate(self.heldout if self.is_personal else ()):
+            backbone, seat = (
+                self.federation.backbones.get(place),
+                self.federation.placement.seat(self.channel.mpi_rank, place),
+            )
+            for client_id in self.federation.population.ids_of(place):
+                scores = []
+                if backbone is not None:
+                    bank = self.training.personal_bank(place, [client_id])
+                    scores = heldout.score(backbone, self.attached[place], bank, seat)
+                gathered = gather_scores(scores, self.channel)
+                if gathered is not None:
+                    found[place][client_id] = heldout.measures(place, gathered)
+        return {place: mean_of_clients(by_client) for place, by_client in found.items()}
 
     def checkpoint(self, stop_wanted: bool) -> None:
         """Save the state after this round if it is due; stop if somebody asked for it. Every rank must call this."""

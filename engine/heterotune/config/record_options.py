@@ -44,7 +44,9 @@ class EvaluateConfig(Section):
     """When and on how much held-out text the fleet is evaluated."""
 
     every_rounds: Count = 1
-    """Rounds between evaluations, at least 1; before the first and after the last round always."""
+    """Rounds between evaluations, at least 1; after the last round always."""
+    before_first: Flag = True
+    """Evaluate before the first round, too; without it the "before" figures are those of the first evaluation."""
     max_rows: Count = 128
     """Held-out rows in all, spread over the clients, at least 1."""
     batch_size: Count = 16
@@ -53,6 +55,9 @@ class EvaluateConfig(Section):
     """What is measured, of loss, accuracy, exact_match; "auto" = loss, and accuracy where documents have choices."""
     choice_score: Literal["sum", "mean"] = "sum"
     """How accuracy compares answers: by the sum of their tokens' log-probabilities, or by the mean (longer answers)."""
+    own_adapters: Literal["own_rows", "all_rows"] = "own_rows"
+    """Held-out rows that a client's own adapter is tried on, where clients have such: its own, or those of the fleet;
+    "all_rows" costs as much as an evaluation of the common adapter for every client."""
     by_label: Flag = False
     """Write the accuracy of every class, too; for documents with labels."""
     max_new_tokens: Annotated[Integer, Field(ge=1, le=2**20)] = 32

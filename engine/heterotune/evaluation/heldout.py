@@ -109,7 +109,7 @@ class HeldoutEvaluation:
         if MATCHES in mine:
             found.append(self._exact_match(place, mine[MATCHES]))
         personal = self._personal.get(place)
-        if personal:
+        if personal and personal[0].name in mine:
             found.append(self._loss(place, PERSONAL, personal, mine))
             if len(personal) > 1:
                 found.append(self._accuracy(place, PERSONAL, personal, mine))

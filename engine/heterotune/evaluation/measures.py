@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-EVAL, PERSONAL = "eval", "personal"
+EVAL, PERSONAL, OWN = "eval", "personal", "own"
 LOSS, ACCURACY, EXACT_MATCH = "loss", "accuracy", "exact_match"
 UNITS = {LOSS: "nats/token", ACCURACY: "share", EXACT_MATCH: "share"}
 _LARGEST_EXPONENT = 700.0
@@ -20,7 +20,7 @@ class Measure:
 
     Attributes:
         name: "loss", "accuracy" or "exact_match".
-        by: "eval" for the global adapter, "personal" for each client's own one.
+        by: "eval" for the global adapter, "personal" for each client's own one on its own rows, "own" on all rows.
         value: Over all rows that are asked of.
         of_client: The same on each of the type's own clients' rows, by client id.
         of_label: The same on the rows of each class; empty where it was not asked for.
@@ -57,7 +57,7 @@ def type_metrics(model_type: str, measures: Sequence[Measure]) -> Iterator[dict[
         yield from _client_metrics(model_type, measure)
         for label, value in sorted(measure.of_label.items()):
             of_label = {"model_type": model_type, "label": label, "value": value, "unit": UNITS[measure.name]}
-            yield {"name": f"{measure.name}/label", **of_label}
+            yield {"name": f"{_beginning(measure)}label", **of_label}
 
 
 def fleet_metrics(of_type: Mapping[str, Sequence[Measure]]) -> Iterator[dict[str, Any]]:
@@ -79,7 +79,7 @@ def _client_metrics(model_type: str, measure: Measure) -> Iterator[dict[str, Any
     """Yield each client's figure, the worst of them and their standard deviation; nothing without clients."""
     if not measure.of_client:
         return
-    start = f"{measure.name}/" + ("" if measure.by == EVAL else f"{measure.by}_")
+    start = _beginning(measure)
     labels, unit = {"model_type": model_type}, UNITS[measure.name]
     for client, value in sorted(measure.of_client.items()):
         yield {"name": f"{start}client", **labels, "client": client, "value": value, "unit": unit}
@@ -87,3 +87,24 @@ def _client_metrics(model_type: str, measure: Measure) -> Iterator[dict[str, Any
     worst = pick(measure.of_client.values())
     yield {"name": f"{start}worst_client", **labels, "value": worst, "unit": unit}
     yield {"name": f"{start}client_spread", **labels, "value": spread(measure.of_client.values()), "unit": unit}
+
+
+def _beginning(measure: Measure) -> str:
+    """Return how the names of a measure's parts begin."""
+    return f"{measure.name}/" + ("" if measure.by == EVAL else f"{measure.by}_")
+
+
+def mean_of_clients(by_client: Mapping[int, Sequence[Measure]]) -> list[Measure]:
+    """Return what clients' own adapters reach on the same rows: the mean over the clients, and each client's.
+
+    Args:
+        by_client: The measures of each client's adapter, alike for all; they are of the kind "eval".
+    """
+    found = []
+    for measures in zip(*by_client.values(), strict=True):
+        of_label = {
+            label: statistics.fmean(measure.of_label[label] for measure in measures) for label in measures[0].of_label
+        }
+        of_client = dict(zip(by_client, (measure.value for measure in measures), strict=True))
+        found.append(Measure(measures[0].name, OWN, statistics.fmean(of_client.values()), of_client, of_label))
+    return found

@@ -16,6 +16,7 @@ from typing import Any
 
 FOLDER = "tensorboard"
 _NO_LABELS = ("round", "name", "value", "unit")
+_LEFT_OUT = {"client", "label"}
 _FORMAT_VERSION = "brain.Event:2"
 
 
@@ -35,8 +36,8 @@ class TensorboardScalars:
         self._records: Any = None
 
     def add(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Write metrics; those of single clients are left to metrics.jsonl, or large fleets would drown all others."""
-        scalars = [(tag_of(entry), entry["round"], entry["value"]) for entry in entries if "client" not in entry]
+        """Write metrics; those of clients and classes are left to metrics.jsonl, or they would drown all others."""
+        scalars = [(tag_of(entry), entry["round"], entry["value"]) for entry in entries if not entry.keys() & _LEFT_OUT]
         if not scalars:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from heterotune.evaluation.measures import Measure, fleet_metrics, perplexity, spread, type_metrics
+from heterotune.evaluation.measures import Measure, fleet_metrics, mean_of_clients, perplexity, spread, type_metrics
 
 LOSS = Measure("loss", "eval", 2.0, {7: 1.0, 3: 4.0})
 ACCURACY = Measure("accuracy", "personal", 0.5, {3: 0.25, 7: 0.75})
@@ -35,6 +35,25 @@ def test_classes_have_lines_of_their_own_where_they_were_asked_for() -> None:
     assert list(type_metrics("small", [measure]))[1:] == [
         {"name": "accuracy/label", "model_type": "small", "label": "a", "value": 0.75, "unit": "share"},
         {"name": "accuracy/label", "model_type": "small", "label": "b", "value": 0.25, "unit": "share"},
+    ]
+
+
+def test_clients_own_adapters_on_the_same_rows_have_a_mean_and_lines_of_their_own() -> None:
+    by_client = {
+        client: [Measure("loss", "eval", value), Measure("accuracy", "eval", share, of_label={"a": share})]
+        for client, value, share in ((3, 1.0, 0.25), (5, 3.0, 0.75))
+    }
+    loss, accuracy = mean_of_clients(by_client)
+    assert loss == Measure("loss", "own", 2.0, {3: 1.0, 5: 3.0})
+    assert accuracy == Measure("accuracy", "own", 0.5, {3: 0.25, 5: 0.75}, {"a": 0.5})
+    names = [entry["name"] for entry in type_metrics("small", [accuracy])]
+    assert names == [
+        "accuracy/own",
+        "accuracy/own_client",
+        "accuracy/own_client",
+        "accuracy/own_worst_client",
+        "accuracy/own_client_spread",
+        "accuracy/own_label",
     ]
 
 
