@@ -22,7 +22,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.fleet.model_types import read_model_types
 
 CLIENTS_OF_TYPE = 3
-NUM_TEST = 500
+NUM_TEST = 400
 LABELS_WITHHELD = 3
 SHARED_RUN: Mapping[str, Any] = {
     "rounds": 4,
@@ -31,11 +31,11 @@ SHARED_RUN: Mapping[str, Any] = {
     "backbone": {"ds_config": "none"},
     "chunk": {"clients": CLIENTS_OF_TYPE},
     "checkpoint": {"every_rounds": 0, "keep": 1, "keep_best": False, "progress_seconds": "never"},
-    "evaluate": {"every_rounds": 4, "max_rows": NUM_TEST, "batch_size": 100, "by_label": True},
+    "evaluate": {"every_rounds": 4, "before_first": False, "max_rows": NUM_TEST, "batch_size": 100, "by_label": True},
     "tensorboard": False,
 }
 LOCAL: Mapping[str, Any] = {"steps": 16, "batch_size": 8, "optimizer": "adamw"}
-ALIGN_TOKENS = 4096
+HEAD: Mapping[str, Any] = {"align_positions": "answer", "align_tokens": 4096, "head_outputs": "labels"}
 
 FLEETS: Mapping[str, tuple[tuple[str, str | None], ...]] = {  # (model, whose sibling)
     "widths": (("s", None), ("m", None), ("l", None)),
@@ -70,6 +70,7 @@ ARMS: Mapping[str, Arm] = {
     BASELINE: Arm("fedavg_lora"),
     "flora": Arm("flora"),
     "flexlora": Arm("flexlora"),
+    "fedproto": Arm("fedproto", alone=True),
     TWIN: _heterotune(lora_scope="type", head_scope="type"),
     DEFAULT: _heterotune(),
     # One change of the default at a time.
@@ -81,6 +82,8 @@ ARMS: Mapping[str, Arm] = {
     "align_pca": _heterotune(align="pca"),
     "align_procrustes": _heterotune(align="procrustes"),
     "gates_trained": _heterotune(gates="trained"),
+    "vocabulary_outputs": _heterotune(head_outputs="vocabulary"),
+    "align_all_positions": _heterotune(align_positions="all"),
     "head_rank_16": _heterotune(head_rank=16),
     "head_rank_64": _heterotune(head_rank=64),
     "silu": _heterotune(activation="silu"),
@@ -93,7 +96,7 @@ CMGA_ARMS = {
     if (form, tasks) != ("gradvac", "clients")  # it follows pairs over rounds
 }
 ALL_ARMS: Mapping[str, Arm] = {**ARMS, **CMGA_ARMS}
-MAIN = (TWIN, DEFAULT, BASELINE, "local_only", "flora", "flexlora")
+MAIN = (TWIN, DEFAULT, BASELINE, "local_only", "flora", "flexlora", "fedproto")
 ABLATION = (TWIN, *list(ARMS)[list(ARMS).index(DEFAULT) :])
 
 
@@ -170,6 +173,9 @@ def config_of(cell: Cell, task: PreparedTask, family: Path, rates: Mapping[str, 
     if arm.strategy == "heterotune":
         return config
     twin = parse_run(_values(cell, ALL_ARMS[TWIN], task, family, rates))
+    if arm.strategy == "fedproto":  # its adapters stay with the clients: equal LoRA, and prototypes besides
+        evaluate = config.evaluate.model_copy(update={"own_adapters": "all_rows"})
+        return config.model_copy(update={"evaluate": evaluate})
     wanted = [layout.num_travelling for layout in _layouts(twin)]
     if arm.alone:
         wanted = [count for count in wanted for _ in range(CLIENTS_OF_TYPE)]
@@ -188,7 +194,7 @@ def _values(cell: Cell, arm: Arm, task: PreparedTask, family: Path, rates: Mappi
     """Return the values of a run file."""
     options = dict(arm.options)
     if arm.strategy == "heterotune":
-        options |= {"head_learning_rate_scale": rates["head"], "align_tokens": ALIGN_TOKENS}
+        options = {"head_learning_rate_scale": rates["head"], **HEAD, **options}
     return {
         **SHARED_RUN,
         "name": "evidence",
@@ -198,7 +204,7 @@ def _values(cell: Cell, arm: Arm, task: PreparedTask, family: Path, rates: Mappi
             "root": str(task.folder),
             "source": "train.jsonl",
             "test": "test.jsonl",
-            "public": str(task.folder / "public.jsonl"),
+            "public": {"path": "public.jsonl", "fields": {"text": "text"}},
             "fields": {"text": "text", "label": "label", "labels": list(task.word_of.values())},
             "template": TASKS[cell.task].template,
             "separator": " ",

@@ -27,16 +27,14 @@ class Found:
         of_client: The accuracy that each client's own label shares would see.
         missing: Accuracy on the labels that a type's clients never saw, mean over types; None without type skew.
         loss: Mean over model types, nats per token.
-        parameters: Trained numbers of a client, mean over the types.
-        seconds: Of the run's rounds.
+        up_bytes: What a client sends in a round, mean over model types.
     """
 
     of_type: Mapping[str, float]
     of_client: Sequence[float]
     missing: float | None
     loss: float
-    parameters: float
-    seconds: float
+    up_bytes: float
 
     @property
     def mean(self) -> float:
@@ -56,32 +54,29 @@ def read_found(cell: Cell) -> Found:
     """Return what came out of a run that has ended."""
     (record,) = read_run(cell.folder).strategies
     data = json.loads((cell.folder / "data.json").read_text(encoding="utf-8"))
-    accuracy = {name: curve.last[1] for name, curve in record.metrics.by("accuracy/eval", "model_type").items()}
-    losses = [curve.last[1] for curve in record.metrics.by("loss/eval", "model_type").values()]
-    of_label = _label_accuracies(cell.folder)
+    by = "own" if record.metrics.by("accuracy/own", "model_type") else "eval"  # of personal methods, clients' own
+    accuracy = {name: curve.last[1] for name, curve in record.metrics.by(f"accuracy/{by}", "model_type").items()}
+    losses = [curve.last[1] for curve in record.metrics.by(f"loss/{by}", "model_type").values()]
+    of_label = _label_accuracies(cell.folder, "accuracy/label" if by == "eval" else "accuracy/own_label")
     by_model: dict[str, list[float]] = defaultdict(list)
     for name, value in accuracy.items():
         by_model[model_of(name)].append(POINTS * value)
-    summary = record.summary
     return Found(
         of_type={name: statistics.fmean(values) for name, values in by_model.items()},
         of_client=[_as_client(client, of_label[client["model_type"]]) for client in data["clients"]],
         missing=_missing(withheld(cell, data["label_names"]), of_label),
         loss=statistics.fmean(losses),
-        parameters=statistics.fmean(each["trained_elements"] for each in summary["model_types"].values())
-        if all("trained_elements" in each for each in summary["model_types"].values())
-        else math.nan,
-        seconds=summary["seconds"] if "seconds" in summary else math.nan,
+        up_bytes=statistics.fmean(each["up_bytes_per_client_round"] for each in record.summary["model_types"].values()),
     )
 
 
-def _label_accuracies(folder: Path) -> dict[str, dict[str, float]]:
+def _label_accuracies(folder: Path, name: str) -> dict[str, dict[str, float]]:
     """Return model type -> label -> accuracy after the last round, in points."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
     with (folder / "metrics.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
-            if '"accuracy/label"' in line:
-                entry = json.loads(line)
+            entry = json.loads(line)
+            if entry["name"] == name:
                 found[entry["model_type"]][entry["label"]] = POINTS * entry["value"]
     return found
 
@@ -127,6 +122,7 @@ def _row(mine: Mapping[int, Found], arms: Mapping[str, Mapping[int, Found]]) -> 
         name, gain, half = worst_gain(mine, theirs)
         row |= {f"least_gain_of_a_type_over_{other}": _shown(gain), f"least_gain_over_{other}_ci95": _shown(half)}
         row[f"least_gain_over_{other}_type"] = name
+    row["up_bytes"] = round(statistics.fmean(one.up_bytes for one in mine.values()))
     row["types"] = " ".join(
         f"{name}={_shown(statistics.fmean(one.of_type[name] for one in mine.values()))}"
         for name in next(iter(mine.values())).of_type

@@ -167,9 +167,9 @@ def prepare(
     if not (folder / "public.jsonl").exists():
         folder.mkdir(parents=True, exist_ok=True)
         drawn = _balanced(train, num_rows, seed, f"{name}/train")
-        _write(folder / "train.jsonl", [(text, word_of[label]) for text, label in drawn])
-        _write(folder / "test.jsonl", [(text, word_of[label]) for text, label in tested])
-        _write(folder / "public.jsonl", _public(TASKS[task.public].read(data, "train"), list(word_of.values()), seed))
+        _write(folder / "train.jsonl", [{"text": text, "label": word_of[label]} for text, label in drawn])
+        _write(folder / "test.jsonl", [{"text": text, "label": word_of[label]} for text, label in tested])
+        _write(folder / "public.jsonl", [{"text": text} for text, _ in TASKS[task.public].read(data, "train")])
     return PreparedTask(folder, word_of, len(tested))
 
 
@@ -185,15 +185,7 @@ def _balanced(rows: Sequence[Row], num_rows: int, seed: int, purpose: str) -> li
     return [of_label[label][turn] for turn, label in turns[:num_rows]]
 
 
-def _public(rows: Sequence[Row], words: Sequence[str], seed: int) -> list[Row]:
-    """Return other texts with words drawn at random: the place of the answer is wanted, and nobody knows one."""
-    draw = np.random.default_rng([seed, zlib.crc32(b"public")])
-    places = draw.permutation(len(rows))[:4096].tolist()
-    return [(rows[place][0], words[int(draw.integers(len(words)))]) for place in places]
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
+def _write(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     temporary = path.with_suffix(".unfinished")
-    lines = (json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n" for text, label in rows)
-    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     os.replace(temporary, path)
