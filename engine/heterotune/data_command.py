@@ -59,14 +59,14 @@ def show_data(config: RunConfig, console: Console, *, as_json: bool, plot: Path 
     if as_json:
         console.file.write(json.dumps(found, indent=1) + "\n")
         return
-    console.print(clients_table(found["clients"]))
+    console.print(clients_table(found["clients"], found["num_clients"]))
     for line in summary_lines(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if plot is not None:
         console.print(f"plot {plot}", markup=False, highlight=False, soft_wrap=True)
 
 
-def clients_table(clients: Sequence[Mapping[str, Any]]) -> Table:
+def clients_table(clients: Sequence[Mapping[str, Any]], num_clients: int) -> Table:
     """Return who holds what; of large fleets the first clients."""
     table = Table(title="who holds what")
     for name in (
@@ -91,17 +91,26 @@ def clients_table(clients: Sequence[Mapping[str, Any]]) -> Table:
         numbers = [f"{client[key]:,}" for key in keys]
         table.add_row(str(client["client"]), client["model_type"], *numbers, lengths, _few(client["owners"]), labels)
     if len(clients) > MOST_CLIENTS:
-        table.caption = f"the first {MOST_CLIENTS} of {len(clients)} clients; --json has all"
+        more = "all" if len(clients) == num_clients else f"{len(clients)} of them"
+        table.caption = f"{MOST_CLIENTS} of {num_clients} clients; --json has {more}"
     return table
 
 
 def summary_lines(found: Mapping[str, Any]) -> list[str]:
     """Return what holds for the whole fleet, one line each."""
-    clients = found["clients"]
+    clients, num_clients = found["clients"], found["num_clients"]
     rows, cut = sum(client["train_rows"] for client in clients), sum(client["cut_rows"] for client in clients)
     heldout = found["fleet_heldout_rows"] + sum(client["heldout_rows"] for client in clients)
     share = cut / rows if rows else 0.0
-    lines = [
+    lines = (
+        []
+        if len(clients) == num_clients
+        else [
+            f"{num_clients:,} clients, {found['num_train_rows']:,} training rows in all; what follows is of "
+            f"{len(clients):,} clients at equal distances"
+        ]
+    )
+    lines += [
         f"{len(clients)} clients, {rows:,} training rows, {sum(c['train_tokens'] for c in clients):,} tokens; "
         f"{heldout:,} rows are evaluated, {found['fleet_heldout_rows']:,} of them the whole fleet's",
         f"{cut:,} training rows ({share:.1%}) lost tokens of their prompt or response to data.max_tokens",

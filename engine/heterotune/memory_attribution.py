@@ -44,7 +44,7 @@ def attribute_federation(memory: MemoryRecorder, federation: Federation) -> None
             memory.holdings.follow(BACKBONE_SHARDS, weight)
     public = () if federation.public is None else (federation.public,)
     heldout = {id(each.heldout): each.heldout for each in (federation.data, *federation.data_of_type)}
-    for rows in (*federation.data.train, *heldout.values(), *public):
+    for rows in (*federation.data.train.held(), *heldout.values(), *public):
         _follow_rows(memory, rows)
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from heterotune.data.tokenizing import concatenate_rows
 from heterotune.federation import Federation
 from heterotune.fleet.clients import Client, Population
 
@@ -21,12 +20,11 @@ def pool_clients(population: Population) -> dict[int, Client]:
 
 
 def pool_data(federation: Federation) -> Federation:
-    """Return a federation in which the clients of `pool_clients` have all rows of their types, in client order."""
-    train = list(federation.data.train)
-    for place, pooled in pool_clients(federation.population).items():
-        members = federation.population.ids_of(place)
-        train[pooled.client_id] = concatenate_rows([federation.data.train[client_id] for client_id in members])
-    return replace(federation, data=replace(federation.data, train=tuple(train)))
+    """Return a federation of the clients of `pool_clients`, with all rows of their types; no other client has any."""
+    population, rows_of = federation.population, federation.data.train
+    pooled = pool_clients(population).items()
+    train = {client.client_id: rows_of.pooled(population.ids_of(place)) for place, client in pooled}
+    return replace(federation, data=replace(federation.data, train=train))
 
 
 def pool_cohort(

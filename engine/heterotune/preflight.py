@@ -79,7 +79,7 @@ def check(config: RunConfig) -> CheckedRun:
     data_of_type = load_data(config, model_types, tokenizers)
     config = with_counted_classes(config, data_of_type[0].label_names)
     config, answers = with_answers(config, data_of_type[0], tokenizers[0])
-    population = enlist_clients(model_types, [len(rows) for rows in data_of_type[0].train])
+    population = enlist_clients(model_types, data_of_type[0].train.num_rows)
     check_protection(config, model_types, population)
     config = with_picked_noise(config, model_types, population)
     metrics = picked_metrics(config.evaluate.metrics, data_of_type[0])

@@ -269,14 +269,12 @@ class Simulation:
         """Return by model type what its clients' own adapters reach on the fleet's rows; nothing but at the root."""
         found: dict[int, dict[int, list[Measure]]] = defaultdict(dict)
         for place, heldout in enumerate(self.heldout if self.is_personal else ()):
-            backbone, seat = (
-                self.federation.backbones.get(place),
-                self.federation.placement.seat(self.channel.mpi_rank, place),
-            )
+            backbone = self.federation.backbones.get(place)
             for client_id in self.federation.population.ids_of(place):
                 scores = []
                 if backbone is not None:
                     bank = self.training.personal_bank(place, [client_id])
+                    seat = self.federation.placement.seat(self.channel.mpi_rank, place)
                     scores = heldout.score(backbone, self.attached[place], bank, seat)
                 gathered = gather_scores(scores, self.channel)
                 if gathered is not None:

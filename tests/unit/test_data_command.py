@@ -86,8 +86,9 @@ def test_of_large_fleets_the_first_clients_are_shown() -> None:
         "client": 0, "model_type": "m", "documents": 1, "train_rows": 1, "heldout_rows": 0, "train_tokens": 1,
         "cut_rows": 0, "length_quartiles": [], "owners": {"a": 1}, "labels": {},
     }  # fmt: skip
-    table = clients_table([client] * 100)
-    assert table.row_count == MOST_CLIENTS and "--json has all" in str(table.caption)
+    table = clients_table([client] * 100, 100)
+    assert table.row_count == MOST_CLIENTS and "64 of 100 clients; --json has all" in str(table.caption)
+    assert "64 of 90000 clients; --json has 100 of them" in str(clients_table([client] * 100, 90_000).caption)
 
 
 def test_it_needs_no_torch(run_file: Path) -> None:

@@ -14,6 +14,7 @@ from heterotune.adapters.bank import HeadFrame
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.aggregation.exact import NUM_COUNTERS
 from heterotune.aggregation.round_sums import RoundSums
+from heterotune.data.client_rows import parted
 from heterotune.data.tokenizing import Rows
 from heterotune.memory_attribution import attribute_federation, attribute_messages, attribute_strategy
 from heterotune.profiling.components import (
@@ -52,7 +53,7 @@ def federation(lm: nn.Module, *, in_lock_step: bool = False, num_ranks: int = 1)
         backbones={0: SimpleNamespace(lm=lm, in_lock_step=in_lock_step, device=CPU, is_mapped=num_ranks > 1)},
         channel=SimpleNamespace(num_ranks=num_ranks),
         device=CPU,
-        data=SimpleNamespace(train=(rows(2), rows(0)), heldout=rows(1)),
+        data=SimpleNamespace(train=parted([rows(2), rows(0)]), heldout=rows(1)),
         data_of_type=(),
         public=rows(3),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heterotune.data.client_rows import ClientRows, parted
 from heterotune.data.tokenizing import Rows
 from heterotune.fleet.clients import Client, Population, make_population
 from heterotune.pooling import pool_clients, pool_cohort, pool_data
@@ -38,13 +39,13 @@ class World:
 
 @dataclass(frozen=True)
 class Data:
-    train: tuple[Rows, ...]
+    train: ClientRows
 
 
 def test_it_has_the_rows_of_all_of_its_type():
     train = tuple(rows(client_id, size) for client_id, size in enumerate([3, 0, 2, 4, 1]))
-    pooled = pool_data(World(FLEET, Data(train))).data.train
+    pooled = pool_data(World(FLEET, Data(parted(train)))).data.train
     assert pooled[0].input_ids[:, 0].tolist() == [0, 0, 0, 2, 2]
     assert pooled[3].input_ids[:, 0].tolist() == [3, 3, 3, 3, 4]
     assert pooled[3].targets[:, 0].tolist() == [4, 4, 4, 4, 5]
-    assert isinstance(pooled, tuple) and len(train[0]) == 3
+    assert pooled.keys() == {0, 3} and len(train[0]) == 3

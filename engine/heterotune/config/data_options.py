@@ -83,8 +83,8 @@ Source = Annotated[
 class PartitionConfig(Section):
     """How the documents are divided among the clients."""
 
-    by: Literal["natural", "iid", "dirichlet", "pathological", "quantity", "task", "model_type"] = "natural"
-    """By owner, at random, by skewed shares or few labels a client, by skewed sizes, by task or by model type."""
+    by: Literal["natural", "iid", "dirichlet", "pathological", "quantity", "task", "model_type", "drawn"] = "natural"
+    """By owner, at random, by skewed shares or labels, by sizes, by task, by model type; drawn anew for each client."""
     key: Text | None = None
     """Row field with the owner (natural), the label or the task; null = the corpus's own."""
     groups: Text | None = None
@@ -100,7 +100,11 @@ class PartitionConfig(Section):
     holds: Annotated[dict[Name, Labels], Field(max_length=LARGEST_LIST)] = {}
     """Under `model_type`: {model type: [labels]} that its clients may hold; a type that is left out may hold all."""
     within: Literal["iid", "dirichlet"] = "iid"
-    """Under `model_type` and `task`: how a label or task is divided among the clients that may hold it."""
+    """Under `model_type` and `task`: how a label or task is divided; under `drawn`: each client's labels."""
+    rows_per_client: Count | None = None
+    """Under `drawn`: rows that a client draws from all rows, at least 1; several clients may hold a row."""
+    rows_spread: NotNegative = 0.0
+    """Under `drawn`: standard deviation of the logarithm of a client's rows, at least 0; 0 = all have as many."""
     min_documents: Count = 1
     """Fewest documents of a client, at least 1; drawn shares are drawn again (at most 100 times) while one has less."""
 
@@ -111,6 +115,10 @@ class PartitionConfig(Section):
             raise ValueError("groups needs key. Name the row field whose values the file maps.")
         if (self.by == "model_type") != bool(self.holds):
             raise ValueError("by: model_type and holds go together. Give {model type: [labels]}, or another by.")
+        if (self.by == "drawn") != (self.rows_per_client is not None):
+            raise ValueError("by: drawn and rows_per_client go together. Give the rows of a client, or another by.")
+        if self.rows_spread and self.by != "drawn":
+            raise ValueError(f"rows_spread = {self.rows_spread} needs by: drawn. Remove it.")
         return self
 
 
@@ -161,7 +169,18 @@ class DataConfig(Section):
             raise ValueError("fields.messages needs template: chat. Give it, or name other fields.")
         if problem := template_problem(self.template):
             raise ValueError(problem)
+        if self.partition.by == "drawn":
+            self._check_drawn()
         return self
+
+    def _check_drawn(self) -> None:
+        """Clients that draw from the same rows hold some in common."""
+        if self.heldout == "clients" and self.test is None:
+            text = "partition.by: drawn lets clients hold rows in common, so one's held-out row would be another's"
+            raise ValueError(f"{text} training row. Set heldout: pool, or name a test source.")
+        if self.max_rows_per_client is not None:
+            text = f"max_rows_per_client = {self.max_rows_per_client} does not go with partition.by: drawn"
+            raise ValueError(f"{text}, where partition.rows_per_client says it. Remove it.")
 
     @property
     def sources(self) -> tuple[SourceEntry, ...]:

@@ -11,9 +11,11 @@ import numpy as np
 
 from heterotune.config.data_options import DataConfig
 from heterotune.config.record_options import EvaluateConfig
+from heterotune.data.client_rows import ClientRows
 from heterotune.data.corpora import load_public, load_test
 from heterotune.data.corpus import Corpus, in_memory, open_corpus
 from heterotune.data.document import Document
+from heterotune.data.drawn_rows import DrawnRows, drawn_sizes, pool_facts
 from heterotune.data.facts import Facts
 from heterotune.data.heldout import Heldout, pool_split, rows_of_everybody, spread, with_owners
 from heterotune.data.holdings import Holding, holding
@@ -33,18 +35,18 @@ class FederatedData:
     """Who holds what.
 
     Attributes:
-        train: Training rows of client 0, 1, ...; a dropped client has none.
+        train: Training rows of every client, by its id; a dropped client has none.
         heldout: Held-out rows, at most `evaluate.max_rows`, an equal share from every client that has enough.
         heldout_clients: Which client each held-out row is from, int64 (N,); -1 = nobody's (the whole fleet's).
-        keys: For each client the natural owners of its documents, sorted.
+        keys: For each client the natural owners of its documents, sorted; empty where rows are drawn.
         dropped: Clients without rows, under `data.empty_client: drop`.
         heldout_documents: The document of each held-out row; of text, the one in which the row begins.
         label_names: The classes of classification, which `Rows.labels` counts from 0; empty if there are none.
-        holdings: What each client holds, in numbers.
+        holdings: What each client holds, in numbers; empty where rows are drawn, see `holding_of`.
         known_digest: The digest of all rows, if it was stored with them; else "".
     """
 
-    train: tuple[Rows, ...]
+    train: ClientRows
     heldout: Rows
     heldout_clients: np.ndarray
     keys: tuple[tuple[str, ...], ...]
@@ -53,6 +55,10 @@ class FederatedData:
     label_names: tuple[str, ...] = ()
     holdings: tuple[Holding, ...] = ()
     known_digest: str = ""
+
+    def holding_of(self, client_id: int) -> Holding:
+        """Return what a client holds; counted now where rows are drawn."""
+        return self.holdings[client_id] if self.holdings else self.train.holding_of(client_id)
 
 
 def build_federated_data(
@@ -87,17 +93,19 @@ def build_federated_data(
     """
     corpus = open_corpus(data)
     taken, pool = pool_split(corpus.facts, data, run_seed)
+    store = store or MemoryRows(data.max_tokens)
+    building = _Building(data, evaluate, tokenizer, corpus, store, run_seed)
+    if data.partition.by == "drawn":
+        return building.drawn(taken, pool, num_clients)
     facts = corpus.facts.take(taken)
     parts = partition(facts, num_clients, data.partition, seed=run_seed, type_of_client=type_of_client)
     parts = tuple(taken[part] for part in parts)
     empty = tuple(client_id for client_id, part in enumerate(parts) if not len(part))
     if empty and data.empty_client == "error":  # before the others are tokenised
         raise DataError(_empty_message(empty, parts, corpus.facts, data))
-    store = store or MemoryRows(data.max_tokens)
-    building = _Building(data, evaluate, tokenizer, corpus, store, run_seed)
     clients = [building.client(client_id, part) for client_id, part in enumerate(parts)]
     train = store.kept()
-    dropped = tuple(client_id for client_id, rows in enumerate(train) if not len(rows))
+    dropped = tuple(np.flatnonzero(train.num_rows == 0).tolist())
     if dropped and (data.empty_client == "error" or len(dropped) == num_clients):
         raise DataError(_empty_message(dropped, parts, corpus.facts, data))
     keys = tuple(corpus.facts.keys.present(part) for part in parts)
@@ -169,20 +177,23 @@ class _Building:
     store: RowStore
     run_seed: int
 
+    def drawn(self, taken: np.ndarray, pool: np.ndarray, num_clients: int) -> FederatedData:
+        """Tokenise all documents as a pool of rows from which clients draw."""
+        piece = self._piece(taken, max_rows=None)
+        self.store.keep(piece.rows, np.arange(len(piece.rows)))
+        config, facts = self.data.partition, pool_facts(piece, taken, self.corpus.facts)
+        num_rows = drawn_sizes(config, num_clients, run_seed=self.run_seed)
+        train = DrawnRows(self.store.kept().rows, facts, num_rows, config, self.run_seed)
+        heldout = self.of_everybody(pool, ())
+        assert heldout is not None, "config checks that rows are held out for everybody"
+        names = self.corpus.facts.class_names
+        return FederatedData(train, heldout.rows, heldout.clients, (), (), heldout.documents, names)
+
     def client(self, client_id: int, part: np.ndarray) -> _ClientData:
         """Tokenise a client's documents and take its held-out rows away; what remains is kept."""
         order = generator(self.run_seed, NO_ROUND, client_id, "documents").permutation(len(part)) if len(part) else []
         numbers = part[np.asarray(order, dtype=np.int64)]
-        piece = self.store.collect(
-            tokenise(
-                self.corpus.read(numbers),
-                self.tokenizer,
-                max_tokens=self.data.max_tokens,
-                max_rows=self._max_rows(),
-                label_names=self.corpus.facts.class_names,
-                loss=self.data.loss,
-            )
-        )
+        piece = self._piece(numbers, max_rows=self._max_rows())
         train, heldout = self._split(len(piece.rows), client_id)
         self.store.keep(piece.rows, train)
         mine = self._heldout(piece, heldout, numbers, client_id)
@@ -207,6 +218,19 @@ class _Building:
             self.run_seed,
         )
         return with_owners(heldout, keys) if self.data.partition.by == "natural" else heldout
+
+    def _piece(self, numbers: np.ndarray, *, max_rows: int | None) -> Piece:
+        """Tokenise documents."""
+        return self.store.collect(
+            tokenise(
+                self.corpus.read(numbers),
+                self.tokenizer,
+                max_tokens=self.data.max_tokens,
+                max_rows=max_rows,
+                label_names=self.corpus.facts.class_names,
+                loss=self.data.loss,
+            )
+        )
 
     def _max_rows(self) -> int | None:
         """The cap is on training rows; those that will be held out come on top."""

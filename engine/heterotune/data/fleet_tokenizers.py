@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+
+from heterotune.data.client_rows import RowsOfTypes
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.text_tokenizer import TextTokenizer, load_tokenizer
 from heterotune.errors import ModelError
@@ -58,10 +62,11 @@ def rows_of_types(
     if len(views) == 1:
         return tuple(views.values()) * len(model_types)
     of_type = [views[_kind(tokenizer)] for tokenizer in tokenizers]
-    owners = [place for place, model_type in enumerate(model_types) for _ in range(model_type.num_clients)]
-    train = tuple(of_type[owner].train[client] for client, owner in enumerate(owners))
-    holdings = tuple(of_type[owner].holdings[client] for client, owner in enumerate(owners))
-    dropped = tuple(client for client, rows in enumerate(train) if not len(rows))
+    bounds = tuple(accumulate((model_type.num_clients for model_type in model_types), initial=0))
+    train = RowsOfTypes(tuple(view.train for view in of_type), bounds)
+    parts = zip(of_type, bounds, bounds[1:], strict=False)
+    holdings = tuple(each for view, first, end in parts for each in view.holdings[first:end])
+    dropped = tuple(np.flatnonzero(train.num_rows == 0).tolist())
     mixed = {"train": train, "holdings": holdings, "dropped": dropped, "known_digest": ""}  # that was of other rows
     return tuple(replace(view, **mixed) for view in of_type)
 

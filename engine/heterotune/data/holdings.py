@@ -43,18 +43,34 @@ def holding(piece: Piece, picks: np.ndarray, numbers: np.ndarray, facts: Facts) 
         facts: What is known of the corpus.
     """
     documents = numbers[piece.places[picks]]
-    lengths = piece.rows.lengths[picks]
-    quartiles = np.quantile(lengths, _LENGTH_SHARES, method="lower") if len(picks) else np.empty(0)
+    lengths, is_cut = piece.rows.lengths[picks], piece.is_cut[picks]
+    return count_rows(lengths, is_cut, facts.keys, facts.labels, documents, num_documents=len(numbers))
+
+
+def count_rows(
+    lengths: np.ndarray, is_cut: np.ndarray, keys: Codes, labels: Codes, places: np.ndarray, *, num_documents: int
+) -> Holding:
+    """Count rows.
+
+    Args:
+        lengths: Input tokens of each.
+        is_cut: Whether it lost tokens.
+        keys: Natural owners.
+        labels: Classes; "" = none.
+        places: Where each row is in `keys` and `labels`.
+        num_documents: Documents that they are of.
+    """
+    quartiles = np.quantile(lengths, _LENGTH_SHARES, method="lower") if len(lengths) else np.empty(0)
     return Holding(
-        num_documents=len(numbers),
+        num_documents=num_documents,
         num_tokens=int(lengths.sum()),
-        num_cut=int(piece.is_cut[picks].sum()),
-        owners=_counts(facts.keys, documents),
-        labels={label: count for label, count in _counts(facts.labels, documents).items() if label},
+        num_cut=int(is_cut.sum()),
+        owners=_counts(keys, places),
+        labels={label: count for label, count in _counts(labels, places).items() if label},
         length_quartiles=tuple(int(length) for length in quartiles),
     )
 
 
-def _counts(codes: Codes, documents: np.ndarray) -> dict[str, int]:
-    present, counts = np.unique(codes.of[documents], return_counts=True)
+def _counts(codes: Codes, places: np.ndarray) -> dict[str, int]:
+    present, counts = np.unique(codes.of[places], return_counts=True)
     return {codes.names[code]: count for code, count in zip(present.tolist(), counts.tolist(), strict=True)}

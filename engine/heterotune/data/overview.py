@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ import numpy as np
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.rows import Rows
 
+MOST_LISTED = 10_000
+"""Of a larger fleet about `NUM_SAMPLED` clients are listed."""
+NUM_SAMPLED = 1_000
+_ROW_SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BLOCK_ROWS = 4096
 
 
@@ -23,8 +27,8 @@ def digest_of(data: FederatedData) -> str:
     if data.known_digest:
         return data.known_digest
     digest = hashlib.sha256()
-    for rows in (*data.train, data.heldout):
-        digest.update(b"%d rows\n" % len(rows))
+    for mark, rows in (*data.train.digest_parts(), (b"%d rows\n" % len(data.heldout), data.heldout)):
+        digest.update(mark)
         for start in range(0, len(rows), _BLOCK_ROWS):
             _add(digest, rows, slice(start, start + _BLOCK_ROWS))
     digest.update(np.ascontiguousarray(data.heldout_clients, dtype="<i8").data)
@@ -36,14 +40,17 @@ def _add(digest: Any, rows: Rows, part: slice) -> None:
         digest.update(np.ascontiguousarray(array[part], dtype="<i4").data)
 
 
-def client_entries(data: FederatedData, type_of_client: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield what each client holds."""
-    heldout = np.bincount(data.heldout_clients[data.heldout_clients >= 0], minlength=len(data.train)).tolist()
-    for client_id, (rows, held, model_type) in enumerate(zip(data.train, data.holdings, type_of_client, strict=True)):
+def client_entries(
+    data: FederatedData, type_of_client: Sequence[str], client_ids: Iterable[int]
+) -> Iterator[dict[str, Any]]:
+    """Yield what some clients hold."""
+    heldout = Counter(data.heldout_clients.tolist())
+    for client_id in client_ids:
+        held = data.holding_of(client_id)
         yield {
             "client": client_id,
-            "model_type": model_type,
-            "train_rows": len(rows),
+            "model_type": type_of_client[client_id],
+            "train_rows": int(data.train.num_rows[client_id]),
             "heldout_rows": heldout[client_id],
             "train_tokens": held.num_tokens,
             "documents": held.num_documents,
@@ -57,18 +64,31 @@ def client_entries(data: FederatedData, type_of_client: Sequence[str]) -> Iterat
 def overview(data: FederatedData, type_of_client: Sequence[str]) -> dict[str, Any]:
     """Return who holds what, with a digest of all rows and measures of skew.
 
+    Of more than `MOST_LISTED` clients some are listed, at equal distances, and the skew is theirs; the numbers of rows
+    are always of all.
+
     Args:
         data: The fleet's data.
         type_of_client: Name of each client's model type.
     """
-    clients = list(client_entries(data, type_of_client))
+    num_rows = data.train.num_rows
+    clients = list(client_entries(data, type_of_client, listed(len(num_rows))))
+    quantiles = np.quantile(num_rows, _ROW_SHARES, method="lower").tolist()
     return {
+        "num_clients": len(num_rows),
+        "num_train_rows": int(num_rows.sum()),
+        "rows_quantiles": dict(zip(map(str, _ROW_SHARES), quantiles, strict=True)),
         "digest": digest_of(data),
         "label_names": list(data.label_names),
         "fleet_heldout_rows": int((data.heldout_clients < 0).sum()),
         "skew": skew(clients),
         "clients": clients,
     }
+
+
+def listed(num_clients: int) -> range:
+    """Return the clients of a fleet that are listed one by one."""
+    return range(num_clients) if num_clients <= MOST_LISTED else range(0, num_clients, -(-num_clients // NUM_SAMPLED))
 
 
 def skew(clients: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ import numpy as np
 
 from heterotune.config.data_options import DataConfig
 from heterotune.config.record_options import EvaluateConfig
+from heterotune.data.client_rows import ClientRows
 from heterotune.data.clients_data import FederatedData, build_federated_data
 from heterotune.data.corpora import is_embedded, open_tables
 from heterotune.data.document import Document
+from heterotune.data.drawn_rows import DrawnRows, PoolFacts, drawn_sizes
+from heterotune.data.facts import Codes
 from heterotune.data.file_source import in_root
 from heterotune.data.holdings import Holding
 from heterotune.data.label_groups import read_groups
@@ -37,7 +40,8 @@ from heterotune.plain_files import in_home
 CACHE_VARIABLE = "HETEROTUNE_CACHE"
 _FORMAT = 1  # of the folder; raise it when rows come out differently
 _MANIFEST = "manifest.json"
-_HELDOUT = "heldout.npz"
+_HELDOUT, _POOL = "heldout.npz", "pool.npz"
+_CODES = ("keys", "labels", "strata")
 
 
 def federated_data(
@@ -71,7 +75,7 @@ def federated_data(
         with _locked(folder):
             if not _is_complete(folder, data.max_tokens):
                 _make(folder, lambda store: build_federated_data(*arguments, **options, store=store), data.max_tokens)
-        return _read(folder, data.max_tokens)
+        return _read(folder, data, len(type_of_client), run_seed)
     except OSError as error:
         raise DataError(
             f"data.cache = {folder.parent}: {error.strerror or error}. Free space there or make it writable, or name "
@@ -114,8 +118,10 @@ def _locked(folder: Path) -> Iterator[None]:
 def _is_complete(folder: Path, max_tokens: int) -> bool:
     """Return whether the files are as long as the manifest says; somebody may have cleaned up."""
     try:
-        num_rows = sum(json.loads((folder / _MANIFEST).read_text())["train_rows"])
-        return (folder / _HELDOUT).is_file() and all(
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        num_rows = sum(manifest["train_rows"])
+        others = (_HELDOUT,) if manifest.get("pool") is None else (_HELDOUT, _POOL)
+        return all((folder / name).is_file() for name in others) and all(
             (folder / name).stat().st_size == num_rows * _row_bytes(name, max_tokens) for name in TYPES
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -136,9 +142,14 @@ def _make(folder: Path, build: Any, max_tokens: int) -> None:
     store.finish()
     heldout = {field.name: getattr(made.heldout, field.name) for field in dataclasses.fields(Rows)}
     np.savez(unfinished / _HELDOUT, clients=made.heldout_clients, **heldout)
+    train, pool = made.train, None
+    train_rows = train.num_rows.tolist() if not isinstance(train, DrawnRows) else [len(train.pool)]
+    if isinstance(train, DrawnRows):
+        pool = _keep_facts(unfinished, train.facts)
     manifest = {
         "digest": digest_of(made),
-        "train_rows": [len(rows) for rows in made.train],
+        "train_rows": train_rows,
+        "pool": pool,
         "keys": made.keys,
         "dropped": made.dropped,
         "label_names": made.label_names,
@@ -149,13 +160,32 @@ def _make(folder: Path, build: Any, max_tokens: int) -> None:
     unfinished.rename(folder)
 
 
-def _read(folder: Path, max_tokens: int) -> FederatedData:
+def _keep_facts(folder: Path, facts: PoolFacts) -> dict[str, Sequence[str]]:
+    """Write what is known of a pool's rows; returns the names that its codes stand for."""
+    codes = {name: getattr(facts, name) for name in _CODES}
+    arrays = {name: each.of for name, each in codes.items()}
+    np.savez(folder / _POOL, documents=facts.documents, is_cut=facts.is_cut, **arrays)
+    return {name: each.names for name, each in codes.items()}
+
+
+def _read_facts(folder: Path, names: Mapping[str, Sequence[str]]) -> PoolFacts:
+    with np.load(folder / _POOL, allow_pickle=False) as arrays:
+        codes = [Codes(tuple(names[name]), arrays[name]) for name in _CODES]
+        return PoolFacts(*codes, arrays["documents"], arrays["is_cut"])
+
+
+def _read(folder: Path, data: DataConfig, num_clients: int, run_seed: int) -> FederatedData:
     manifest = json.loads((folder / _MANIFEST).read_text())
     with np.load(folder / _HELDOUT, allow_pickle=False) as arrays:
         heldout = Rows(**{field.name: arrays[field.name] for field in dataclasses.fields(Rows)})
         clients = arrays["clients"]
+    train: ClientRows = open_rows(folder, manifest["train_rows"], data.max_tokens)
+    if manifest.get("pool") is not None:
+        num_rows = drawn_sizes(data.partition, num_clients, run_seed=run_seed)
+        facts = _read_facts(folder, manifest["pool"])
+        train = DrawnRows(train.rows, facts, num_rows, data.partition, run_seed)
     return FederatedData(
-        train=open_rows(folder, manifest["train_rows"], max_tokens),
+        train=train,
         heldout=heldout,
         heldout_clients=clients,
         keys=tuple(map(tuple, manifest["keys"])),

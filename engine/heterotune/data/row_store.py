@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from heterotune.data.client_rows import PartedRows, parted, starts_of
 from heterotune.data.rows import Rows
 from heterotune.data.tokenizing import Piece, join_pieces
 
@@ -27,7 +28,7 @@ class RowStore(Protocol):
     def keep(self, rows: Rows, picks: np.ndarray) -> None:
         """Keep some of them for good, as the next client's."""
 
-    def kept(self) -> tuple[Rows, ...]:
+    def kept(self) -> PartedRows:
         """Return what was kept, client after client."""
 
 
@@ -46,9 +47,9 @@ class MemoryRows:
         """Copy the rows that were picked."""
         self._kept.append(rows.take(picks))
 
-    def kept(self) -> tuple[Rows, ...]:
-        """Return all clients' rows."""
-        return tuple(self._kept)
+    def kept(self) -> PartedRows:
+        """Return all clients' rows as one table."""
+        return parted(self._kept)
 
 
 class MappedRows:
@@ -73,8 +74,7 @@ class MappedRows:
             places.append(piece.places)
             is_cut.append(piece.is_cut)
         joined = np.concatenate(places)
-        (rows,) = open_rows(scratch, [len(joined)], self._max_tokens)
-        return Piece(rows, joined, np.concatenate(is_cut))
+        return Piece(open_rows(scratch, [len(joined)], self._max_tokens).rows, joined, np.concatenate(is_cut))
 
     def keep(self, rows: Rows, picks: np.ndarray) -> None:
         """Append the rows that were picked to the files."""
@@ -82,7 +82,7 @@ class MappedRows:
             _append(self._folder, rows.take(picks[start : start + _BLOCK_ROWS]))
         self._num_rows.append(len(picks))
 
-    def kept(self) -> tuple[Rows, ...]:
+    def kept(self) -> PartedRows:
         """Map the files."""
         return open_rows(self._folder, self._num_rows, self._max_tokens)
 
@@ -94,17 +94,13 @@ class MappedRows:
             (self._folder / _SCRATCH).rmdir()
 
 
-def open_rows(folder: Path, num_rows: Sequence[int], max_tokens: int) -> tuple[Rows, ...]:
-    """Map a folder's files, each once however many clients there are, and return each client's part."""
-    stops = np.cumsum([0, *num_rows]).tolist()
-    arrays = {}
+def open_rows(folder: Path, num_rows: Sequence[int], max_tokens: int) -> PartedRows:
+    """Map a folder's files, each once however many clients there are."""
+    starts, arrays = starts_of(num_rows), {}
     for name, kind in TYPES.items():
         width = (max_tokens,) if name in ("input_ids", "targets") else ()
-        arrays[name] = _mapped(folder / name, kind, (stops[-1], *width))
-    return tuple(
-        Rows(**{name: array[first:stop] for name, array in arrays.items()})
-        for first, stop in zip(stops, stops[1:], strict=False)
-    )
+        arrays[name] = _mapped(folder / name, kind, (int(starts[-1]), *width))
+    return PartedRows(Rows(**arrays), starts)
 
 
 def _append(folder: Path, rows: Rows) -> None:

@@ -54,7 +54,7 @@ def kept_bytes(setting: Setting) -> int:
 def data_bytes(setting: Setting) -> int:
     """Return the bytes of all clients' rows, held-out rows, and two prepared chunks; rows are taken for full."""
     config = setting.config
-    num_rows = config.num_clients * setting.rows_per_client + config.evaluate.max_rows
+    num_rows = setting.num_table_rows + config.evaluate.max_rows
     if any(shape.layout.head is not None for shape in setting.shapes):
         num_rows += -(-config.heterotune.align_tokens // config.data.max_tokens)
     chunk_clients = config.chunk.max_clients if config.chunk.clients == "auto" else config.chunk.clients

@@ -24,6 +24,8 @@ from heterotune.planning.shapes import DTYPE_BYTES, TypeShape
 
 ASSUMED_ROWS = 100
 """Training rows of a client where the run file does not limit them: the data is not read."""
+ASSUMED_POOL_ROWS = 20_000
+"""Most rows of the pool that clients draw from, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,14 @@ class Setting:
     @property
     def rows_per_client(self) -> int:
         """Training rows of every client."""
-        return self.config.data.max_rows_per_client or ASSUMED_ROWS
+        data = self.config.data
+        return data.partition.rows_per_client or data.max_rows_per_client or ASSUMED_ROWS
+
+    @property
+    def num_table_rows(self) -> int:
+        """Training rows of all clients together; those of a common pool once."""
+        num_rows = self.config.num_clients * self.rows_per_client
+        return min(num_rows, ASSUMED_POOL_ROWS) if self.config.data.partition.by == "drawn" else num_rows
 
     @property
     def tokens_per_client(self) -> int:

@@ -5,7 +5,7 @@ Legend: K clients, B rows each, R = K·B rows in client order, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from heterotune.config.method_options import LocalConfig
 from heterotune.data.batches import batches
+from heterotune.data.client_rows import ClientRows
 from heterotune.data.tokenizing import IGNORED, Rows
 from heterotune.fleet.chunks import Chunk
 from heterotune.training.objective import ChunkBatch
@@ -48,7 +49,7 @@ class PreparedChunk:
 
 
 def prepare_chunk(
-    chunk: Chunk, rows_of: Sequence[Rows], local: LocalConfig, *, run_seed: int, round_number: int
+    chunk: Chunk, rows_of: Mapping[int, Rows] | ClientRows, local: LocalConfig, *, run_seed: int, round_number: int
 ) -> PreparedChunk:
     """Draw the rows of a chunk. A client's rows depend on the client and the round, not on who shares the chunk.
 
@@ -61,23 +62,21 @@ def prepare_chunk(
         run_seed: The run's seed.
         round_number: The round.
     """
+    rows_K = [rows_of[client.client_id] for client in chunk.clients]
     picks_KSB = [
         batches(
-            rows_of[client.client_id],
+            rows,
             seed=run_seed,
             round_number=round_number,
             client_id=client.client_id,
             batch_size=local.batch_size,
             num_steps=num_steps,
         )
-        for client, num_steps in zip(chunk.clients, chunk.num_steps, strict=True)
+        for client, rows, num_steps in zip(chunk.clients, rows_K, chunk.num_steps, strict=True)
     ]
     passes, labels, num_tokens, num_positions = [], [], 0, 0
     for step in range(chunk.num_passes):
-        parts = [
-            _client_rows(rows_of[client.client_id], picks_SB, step)
-            for client, picks_SB in zip(chunk.clients, picks_KSB, strict=True)
-        ]
+        parts = [_client_rows(rows, picks_SB, step) for rows, picks_SB in zip(rows_K, picks_KSB, strict=True)]
         longest = max(int(part.lengths.max()) for part in parts)
         ids_RT = np.concatenate([part.input_ids[:, :longest] for part in parts])
         targets_RT = np.concatenate([part.targets[:, :longest] for part in parts])

@@ -12,6 +12,7 @@ import pytest
 from heterotune.config.data_options import DataConfig
 from heterotune.config.record_options import EvaluateConfig
 from heterotune.data import corpus as corpus_module
+from heterotune.data.client_rows import parted
 from heterotune.data.clients_data import FederatedData, build_federated_data
 from heterotune.data.document import Document
 from heterotune.data.holdings_plot import check_plot_path, counts_of, plot_holdings
@@ -69,7 +70,7 @@ def test_the_digest_sees_to_whom_a_row_belongs(data: FederatedData) -> None:
     before = digest_of(data)
     data.heldout_clients[0] = -1
     assert digest_of(data) != before
-    swapped = FederatedData(data.train[::-1], data.heldout, data.heldout_clients, data.keys, data.dropped)
+    swapped = FederatedData(parted(list(data.train)[::-1]), data.heldout, data.heldout_clients, data.keys, data.dropped)
     assert digest_of(swapped) not in (before, digest_of(data))
 
 

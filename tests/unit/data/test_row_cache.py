@@ -63,6 +63,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "classes": {"fields": {"text": "text", "label": "who"}, "partition": {"by": "dirichlet", "alpha": 5.0}},
     "pool": {"heldout": "pool"},
     "dropped": {"partition": {"by": "natural", "key": "who"}, "empty_client": "drop"},
+    "drawn": {
+        "fields": {"text": "text", "label": "who"},
+        "heldout": "pool",
+        "partition": {"by": "drawn", "rows_per_client": 5, "rows_spread": 0.4, "within": "dirichlet"},
+    },
 }
 
 
@@ -72,7 +77,7 @@ def test_rows_on_disk_are_the_rows_in_memory(source: Path, word_tokenizer: TextT
     types = ["small"] * 8 if name == "dropped" else TYPES
     memory = _get(config.model_copy(update={"streaming": False}), word_tokenizer, types)
     for disk in (_get(config, word_tokenizer, types), _get(config, word_tokenizer, types)):
-        assert isinstance(disk.train[0].input_ids, np.memmap) or not len(disk.train[0])
+        assert all(isinstance(rows.input_ids, np.memmap) for rows in disk.train.held())
         for one, other in zip((*memory.train, memory.heldout), (*disk.train, disk.heldout), strict=True):
             for array in ("input_ids", "targets", "lengths", "labels"):
                 assert np.array_equal(getattr(one, array), getattr(other, array))
@@ -82,6 +87,7 @@ def test_rows_on_disk_are_the_rows_in_memory(source: Path, word_tokenizer: TextT
         assert np.array_equal(disk.heldout_clients, memory.heldout_clients)
         for fact in ("keys", "dropped", "heldout_documents", "label_names", "holdings"):
             assert getattr(disk, fact) == getattr(memory, fact)
+        assert disk.holding_of(1) == memory.holding_of(1)
 
 
 def test_rows_are_made_once(source: Path, word_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
