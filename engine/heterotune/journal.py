@@ -24,6 +24,7 @@ from heterotune.collective.ledger_sums import LedgerSums
 from heterotune.evaluation.measures import EVAL, LOSS, Measure, fleet_metrics, type_metrics
 from heterotune.profiling import leaks
 from heterotune.profiling.components import ADAPTERS, BUFFERS
+from heterotune.profiling.idle_time import IdleTime, idle_metrics
 from heterotune.profiling.kinds import NODE_PSS
 from heterotune.profiling.process_memory import ProcessMemory, pss_bytes
 from heterotune.profiling.recorder import MemoryRecorder
@@ -135,6 +136,7 @@ class Journal:
         self.scores: dict[str, dict[str, list[tuple[int, float]]]] = {n: defaultdict(list) for n in self.model_types}
         self.round_seconds: list[float] = []
         self.peak_bytes: dict[tuple[int, str], int] = {}
+        self.idle_time = IdleTime()
         self.stop_wanted = stop_wanted
         self.memory = MemoryRecorder(channel.mpi_rank, runtime)
         self.scalars: ScalarSink | None = None  # the root's; None = nobody looks on
@@ -177,7 +179,7 @@ class Journal:
         if round_number is not None:
             self._round_number = round_number
         self._show(name)
-        self.channel.traffic.observer = self._spans.waited
+        self.channel.traffic.observer = self._waited
         recorded = self.memory.phase(name, self._round_number, making=_MAKING.get(name), shape=shape)
         with self._spans.span(name, facts), recorded, self._stopwatch.phase(name):
             yield
@@ -189,6 +191,7 @@ class Journal:
         """
         if round_number == 1:
             self._note_traffic(0)
+        self.idle_time.begin_round()
 
     def expect(self, estimates: Sequence[Mapping[tuple[str, str], int]]) -> None:
         """Write a plan's estimate beside each peak from here on.
@@ -264,6 +267,7 @@ class Journal:
             "round_seconds": self.round_seconds,
             "ledger_sums": self.ledger_sums.state(),
             "peak_bytes": [[*key, peak] for key, peak in self.peak_bytes.items()],
+            "idle_time": self.idle_time.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -273,6 +277,7 @@ class Journal:
         self.run_folder.cut_back(state.get("positions", {}))
         self.ledger_sums.restore(state.get("ledger_sums", ()))
         self.round_seconds = list(state.get("round_seconds", ()))
+        self.idle_time.restore(state.get("idle_time", ()))
         self.peak_bytes = {(mpi_rank, kind): peak for mpi_rank, kind, peak in state.get("peak_bytes", ())}
         for name, values in state.get("losses", {}).items():  # all that earlier versions kept
             self.scores[name][LOSS_EVAL] = [(round_number, loss) for round_number, loss in values]
@@ -291,12 +296,14 @@ class Journal:
         losses = ", ".join(f"{name} {values[-1][1]:.4f}" for name, values in self.losses.items())
         told = f"; held-out loss {losses}" if losses else ""
         LOG.info("%s: round %d of %d took %.2f s%s", self.strategy, round_number, self.rounds, seconds, told)
+        spent = self._stopwatch.drain()
         report = {
             "memory": self.memory.drain(),
             "spans": self._spans.drain(),
             "node": platform.node(),
             "pss": pss_bytes(),
-            "seconds": self._stopwatch.drain(),
+            "seconds": spent,
+            "idle": self.idle_time.of_round(spent.get("idle", 0.0), seconds),
             "passes": self._passes,
             "losses": self._losses,
             "traffic": self._drain_traffic(round_number),
@@ -314,7 +321,8 @@ class Journal:
             self._write_memory([notes["memory"] for notes, _ in reports])
             self._write_pss(round_number, [(notes["node"], notes["pss"]) for notes, _ in reports])
             self.run_folder.write_spans(round_number, [notes["spans"] for notes, _ in reports])
-            self._write_seconds(round_number, seconds, [notes["seconds"] for notes, _ in reports])
+            self._write_seconds(round_number, seconds, reports[ROOT][0]["seconds"])
+            self.metrics(round_number, idle_metrics(self.idle_time.add([notes["idle"] for notes, _ in reports])))
             passes = [tuple(row) for notes, _ in reports for row in notes["passes"]]
             self._write_padding(round_number, passes)
             costs = _measured_costs(costs, passes)
@@ -412,17 +420,16 @@ class Journal:
             [_node_record(round_number, ranks)] for ranks in nodes.values() if all(pss is not None for _, pss in ranks)
         )
 
-    def _write_seconds(self, round_number: int, seconds: float, by_rank: Sequence[dict[str, float]]) -> None:
+    def _write_seconds(self, round_number: int, seconds: float, at_root: Mapping[str, float]) -> None:
         self.round_seconds.append(seconds)
         entries: list[dict[str, Any]] = [{"name": "seconds/round", "value": seconds, "unit": "s"}]
-        for phase, value in sorted(by_rank[ROOT].items()):
+        for phase, value in sorted(at_root.items()):
             entries.append({"name": f"seconds/{phase}", "value": value, "unit": "s"})
-        busiest = max(report.get("train", 0.0) for report in by_rank)
-        for mpi_rank, report in enumerate(by_rank):
-            busy = report.get("train", 0.0) - report.get("idle", 0.0)
-            idle = 1.0 - busy / busiest if busiest else 0.0
-            entries.append({"name": "idle_share/train", "mpi_rank": mpi_rank, "value": idle, "unit": "share"})
         self.metrics(round_number, entries)
+
+    def _waited(self, verb: str, seconds: float) -> None:
+        self._spans.waited(verb, seconds)
+        self.idle_time.waited(verb, seconds)
 
     def _write_padding(self, round_number: int, passes: Sequence[ChunkPasses]) -> None:
         total = sum(num_passes for _, num_passes, _, _ in passes)

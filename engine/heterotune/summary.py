@@ -58,6 +58,9 @@ def summarise(
             {"mpi_rank": mpi_rank, "kind": kind, "peak_bytes": peak}
             for (mpi_rank, kind), peak in sorted(journal.peak_bytes.items())
         ],
+        "idle_share": [
+            {"mpi_rank": mpi_rank, "idle_share": share} for mpi_rank, share in journal.idle_time.shares().items()
+        ],
         "leaks": [leak.as_record() for leak in journal.leaks()],
         "global_adapter_sha256": adapters.sha256(),
         "environment": environment(journal.channel.name, journal.channel.num_ranks),

@@ -147,7 +147,7 @@ def check_scalars(run: Path) -> None:
     assert extra <= found.keys()
     assert {tag for tag in found if not tag.startswith(("bytes/", "peak_bytes/"))} == expected.keys()
     assert {tag: found[tag] for tag in expected} == expected
-    assert {"loss/eval/a", "accuracy/eval/b", "loss/train/a", "idle_share/train/rank-0"} <= expected.keys()
+    assert {"loss/eval/a", "accuracy/eval/b", "loss/train/a", "rank/idle_share/rank-0"} <= expected.keys()
     ledger = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
     for way in ("up", "down"):
         sent = {r: sum(e["bytes"] for e in ledger if (e["round"], e["direction"]) == (r, way)) for r in (1, 2)}

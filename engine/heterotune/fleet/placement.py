@@ -105,9 +105,10 @@ def _share_out(work_of_type: Sequence[float], num_units: int) -> list[range]:
 
 def _pack(work_of_type: Sequence[float], num_units: int) -> list[tuple[int]]:
     """Return each type's one unit: the most work first, to the unit with the least so far."""
-    load, unit_of_type = [0.0] * num_units, [(0,)] * len(work_of_type)
+    load, num_types, unit_of_type = [0.0] * num_units, [0] * num_units, [(0,)] * len(work_of_type)
     for place in sorted(range(len(work_of_type)), key=lambda place: (-work_of_type[place], place)):
-        unit = min(range(num_units), key=lambda number: (load[number], number))
+        unit = min(range(num_units), key=lambda number: (load[number], num_types[number], number))
         load[unit] += work_of_type[place]
+        num_types[unit] += 1
         unit_of_type[place] = (unit,)
     return unit_of_type

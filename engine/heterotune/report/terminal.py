@@ -64,7 +64,7 @@ def final_report(summary: Mapping[str, Any], run_path: Path) -> ConsoleRenderabl
     times = (
         f"{summary['strategy']}: {summary['rounds']} rounds in {format_seconds(summary['seconds'])}, "
         f"{format_seconds(summary['seconds_per_round'])} a round (median), "
-        f"start {format_seconds(summary['startup_seconds'])}"
+        f"start {format_seconds(summary['startup_seconds'])}{_idle_text(summary)}"
     )
     lines = [times, f"global adapters sha256 {summary['global_adapter_sha256']}", f"run folder {run_path}"]
     lines += [f"{name}: {Leak(**leak)}" for name, strategy in strategies.items() for leak in strategy.get("leaks", ())]
@@ -141,6 +141,16 @@ def startup_table(seconds: Mapping[str, float]) -> Table:
         table.add_row(name, f"{spent:.2f}")
     table.add_row("all", f"{sum(seconds.values()):.2f}", style="bold")
     return table
+
+
+def _idle_text(summary: Mapping[str, Any]) -> str:
+    """Return how much of the rounds ranks waited; nothing for one rank, or where an earlier version ran."""
+    shares = {record["mpi_rank"]: record["idle_share"] for record in summary.get("idle_share", ())}
+    if len(shares) < 2:
+        return ""
+    most = max(shares, key=lambda mpi_rank: shares[mpi_rank])
+    mean = sum(shares.values()) / len(shares)
+    return f", ranks idle {mean:.0%} of a round (most: rank {most}, {shares[most]:.0%})"
 
 
 def _quality_columns(summary: Mapping[str, Any]) -> list[str]:

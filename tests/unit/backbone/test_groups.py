@@ -35,3 +35,8 @@ def test_one_rank_is_one_group(choice):
 )
 def test_ranks_in_messages(mpi_ranks, text):
     assert spell_ranks(mpi_ranks) == text
+
+
+def test_ranks_of_different_crews_share_no_copy():
+    assert group_ranks("world", ("a", "a", "b", "b"), (0, 0, 0, 1)) == ((0, 1, 2), (3,))
+    assert group_ranks("node", ("a", "a", "b", "b"), (0, 0, 0, 1)) == ((0, 1), (2,), (3,))

@@ -45,7 +45,7 @@ def metrics(rounds: int, shift: float = 0.0) -> list[dict[str, Any]]:
             for name, value in (("round", 2.0), ("train", 1.5), ("evaluate", 0.25)):
                 lines.append({**at, "name": f"seconds/{name}", "value": value, "unit": "s"})
             for rank in (0, 1):
-                lines.append({**at, "name": "idle_share/train", "mpi_rank": rank, "value": rank / 10, "unit": "share"})
+                lines.append({**at, "name": "rank/idle_share", "mpi_rank": rank, "value": rank / 10, "unit": "share"})
     return lines
 
 

@@ -25,7 +25,7 @@ def metrics():
             loss = 3 + place + 1 / (1 + n / 100) + (n * 7919 % 101) / 1000
             yield {"round": n, "name": "loss/eval", "model_type": name, "value": loss, "unit": "nats/token"}
         for rank in range(0 if n % 4 == 0 else RANKS, RANKS):
-            yield {"round": n, "name": "idle_share/train", "mpi_rank": rank, "value": rank / 99, "unit": "share"}
+            yield {"round": n, "name": "rank/idle_share", "mpi_rank": rank, "value": rank / 99, "unit": "share"}
         for group in GROUPS if n % 5 == 0 else ():
             for pair in ("a:b", "a:c", "a:d", "b:c", "b:d", "c:d"):
                 yield {"round": n, "name": "cmga/cosine", "group": group, "pair": pair, "value": 0.1, "unit": "cosine"}

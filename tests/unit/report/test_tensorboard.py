@@ -60,7 +60,7 @@ def test_tags_are_names_and_labels() -> None:
         "unit": "cosine",
     }
     assert tag_of(cosine) == "cmga/cosine/dema.head/head/a:b"
-    assert tag_of({"round": 1, "name": "idle_share/train", "mpi_rank": 3, "value": 0.1}) == "idle_share/train/rank-3"
+    assert tag_of({"round": 1, "name": "rank/idle_share", "mpi_rank": 3, "value": 0.1}) == "rank/idle_share/rank-3"
 
 
 def test_nothing_of_tensorboard_is_imported_before_the_first_scalar(tmp_path) -> None:

@@ -133,7 +133,7 @@ def _color(phase: str, place: int) -> str:
 
 def _idle(strategy: StrategyRecord) -> dict[str, Points]:
     """Return MPI rank -> (round, percent)."""
-    curves = strategy.metrics.by("idle_share/train", "mpi_rank")
+    curves = strategy.metrics.by("rank/idle_share", "mpi_rank")
     return {rank: [(x, 100.0 * share) for x, share in curve.points()] for rank, curve in curves.items()}
 
 
@@ -151,7 +151,7 @@ def _idle_plot(idle: Mapping[str, Mapping[str, Points]]) -> Plot:
     return Plot(
         "idle-share",
         "Idle share of the MPI ranks",
-        "Part of the busiest rank's training time in which a rank had nothing to train.",
+        "Part of a round in which a rank waited: in collective calls, or in passes made only to stay in lock step.",
         f"{told}.",
         partial(draw_panels, panels={name: _idle_lines(found) for name, found in idle.items()}, **_IDLE_LABELS),
         panels_height(len(idle)) + (0.7 if len(idle) == 1 else 0.0),
