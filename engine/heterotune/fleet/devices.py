@@ -56,12 +56,6 @@ class Device:
         busy = self.compute_watts * compute_seconds + self.radio_watts * radio_seconds
         return busy + self.idle_watts * idle_seconds
 
-    def battery_share(self, energy_joules: float) -> float:
-        """Return the share of a round's energy that the battery pays: 1 = all; a client with less drops out there."""
-        if self.battery_joules is None or energy_joules <= self.battery_joules:
-            return 1.0
-        return self.battery_joules / energy_joules
-
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:

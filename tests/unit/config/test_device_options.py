@@ -12,6 +12,7 @@ from heterotune.config.load import dump_run, load_run, parse_run
 from heterotune.errors import ConfigError
 
 PHONE = {"flops_per_second": 1e11, "memory_gib": 2.0, "down_mbit_per_second": 50.0, "up_mbit_per_second": 10.0}
+SHIPPED = Path(__file__).parents[3] / "launch" / "devices.yaml"
 ASSIGN = {"small": "phone", "large": {"phone": 0.6, "tablet": 0.4}, "large-2q": {"profile": "phone"}}
 FILE = """
 profiles:
@@ -92,3 +93,12 @@ def test_a_broken_file_is_refused(content, told, tmp_path: Path):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=told):
         read_profiles(path)
+
+
+def test_the_shipped_classes_of_devices_can_be_read():
+    """Every one has all figures: a default would count nothing without a word."""
+    profiles = read_profiles(SHIPPED)
+    assert list(profiles) == ["phone-5g", "phone-mobile", "tablet", "laptop", "jetson", "workstation"]
+    figures = {"latency_seconds", "compute_watts", "radio_watts", "idle_watts", "dtype"}
+    assert all(figures <= profile.model_fields_set for profile in profiles.values())
+    assert {name for name, profile in profiles.items() if profile.battery_wh is None} == {"jetson", "workstation"}

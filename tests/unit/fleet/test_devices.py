@@ -75,11 +75,9 @@ def test_the_least_memory_that_a_client_may_get():
     }
 
 
-def test_energy_and_what_a_battery_pays():
-    device = Device("phone", 1.0, 1, 1.0, 1.0, 0.0, 4.0, 2.0, 0.5, battery_joules=100.0)
+def test_energy_is_watts_times_seconds():
+    device = Device("phone", 1.0, 1, 1.0, 1.0, 0.0, 4.0, 2.0, 0.5)
     assert device.energy_joules(compute_seconds=10.0, radio_seconds=5.0, idle_seconds=2.0) == 51.0
-    assert (device.battery_share(100.0), device.battery_share(400.0)) == (1.0, 0.25)
-    assert Device("pc", 1.0, 1, 1.0, 1.0).battery_share(1e12) == 1.0
 
 
 def trace_of(tmp_path, text: str, **section):
