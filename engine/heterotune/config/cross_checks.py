@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from heterotune.config.clock_checks import CLOCK_CHECKS
 from heterotune.config.field_types import LARGEST_FLEET
 from heterotune.config.method_checks import METHOD_CHECKS
 from heterotune.config.nearest import suggestion
@@ -183,4 +184,5 @@ _CHECKS = (
     *METHOD_CHECKS,
     *PROTECTION_CHECKS,
     *SELECTION_CHECKS,
+    *CLOCK_CHECKS,
 )

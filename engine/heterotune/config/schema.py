@@ -21,6 +21,7 @@ from heterotune.config.baseline_options import (
     LocalOnlyOptions,
     ScaffoldOptions,
 )
+from heterotune.config.clock_options import ClockOptions
 from heterotune.config.cohort_options import CohortConfig
 from heterotune.config.cross_checks import cross_field_problems
 from heterotune.config.data_options import DataConfig
@@ -87,6 +88,8 @@ class RunConfig(Section):
     """What hardware the simulated clients have: what a round takes on it, and whether a model fits it."""
     availability: AvailabilityOptions = AvailabilityOptions()
     """When clients can take part."""
+    clock: ClockOptions = ClockOptions()
+    """Whose updates a round waits for, in the simulated time of the clients' devices."""
     local: LocalConfig = LocalConfig(steps=DEFAULT_LOCAL_STEPS)
     """What a client does in one round."""
     strategy: StrategyName = "heterotune"
