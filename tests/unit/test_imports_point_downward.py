@@ -57,6 +57,7 @@ LEVELS = (
         "single_updates",
         "topology",
         "uplink",
+        "virtual_time",
     ),
     (
         "chunk_tuning",
