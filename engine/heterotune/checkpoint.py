@@ -3,6 +3,7 @@
     RUN/checkpoints/round-000010/manifest.json       facts, and length and SHA-256 of every other file
                                  state.safetensors   common values, head frames, clients that have taken part
                                  clients/            personal tensors, as hard links where the file system has them
+                                 in_flight/          updates on their way under a virtual clock, in the same manner
 
 A folder gets its name when all of it is on disk. Nothing in it is ever executed: safetensors and JSON only.
 
@@ -41,6 +42,8 @@ from heterotune.run_folder import CHECKPOINTS_FOLDER, MANIFEST_FILE
 VERSION = 1
 _STATE_FILE = "state.safetensors"
 _CLIENTS = "clients"
+IN_FLIGHT_FOLDER = "in_flight"
+"""Updates on their way, in a strategy's folder and in a checkpoint."""
 
 LOG = logging.getLogger(__name__)
 
@@ -54,12 +57,14 @@ class Checkpoint:
         tensors: Name -> value on the CPU; who saves chooses the names.
         facts: What fits into JSON; floats keep their bits.
         clients: Folder with the personal tensors as they were, one file a client; need not exist.
+        in_flight: Folder with the updates on their way; need not exist. None = there are none.
     """
 
     round_number: int
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
     clients: Path
+    in_flight: Path | None = None
 
     def tensor(self, name: str, *, like: Tensor) -> Tensor:
         """Return a saved value that must have another's shape and dtype.
@@ -107,6 +112,9 @@ def begin_checkpoint(folder: Path, checkpoint: Checkpoint) -> Callable[[int, Kno
         shutil.rmtree(unfinished, ignore_errors=True)
         (unfinished / _CLIENTS).mkdir(parents=True)
         link_files(checkpoint.clients, unfinished / _CLIENTS)
+        if checkpoint.in_flight is not None and checkpoint.in_flight.is_dir():
+            (unfinished / IN_FLIGHT_FOLDER).mkdir()
+            link_files(checkpoint.in_flight, unfinished / IN_FLIGHT_FOLDER)
 
     def write(keep: int, known: KnownFiles) -> Path:
         with _errors_named(folder, checkpoint.round_number):
@@ -163,7 +171,7 @@ def _write(
     }
     manifest = {"version": VERSION, "round": checkpoint.round_number, "facts": facts, "files": files}
     (unfinished / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    for path in (unfinished / MANIFEST_FILE, unfinished / _CLIENTS, unfinished):
+    for path in (unfinished / MANIFEST_FILE, *(path for path in unfinished.iterdir() if path.is_dir()), unfinished):
         to_disk(path)
     target = unfinished.parent / checkpoint_name(checkpoint.round_number)
     shutil.rmtree(target, ignore_errors=True)  # a broken one of this round may stand there
@@ -204,7 +212,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: If a file is missing, was changed, or is of a version that this program does not know.
     """
     manifest = read_manifest(path, VERSION)
-    return Checkpoint(manifest.round_number, read_tensors(path / _STATE_FILE), manifest.facts, path / _CLIENTS)
+    state = read_tensors(path / _STATE_FILE)
+    return Checkpoint(manifest.round_number, state, manifest.facts, path / _CLIENTS, path / IN_FLIGHT_FOLDER)
 
 
 def link_files(source: Path, target: Path) -> None:

@@ -211,6 +211,11 @@ class Journal:
             self.run_folder.append_metrics([{"round": round_number, **entry} for entry in entries])
             self._add_scalars(round_number, entries)
 
+    def timeline(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Write what clients took in virtual time (root only; nothing elsewhere)."""
+        if self.is_root and entries:
+            self.run_folder.append_timeline(entries)
+
     def evaluation(self, round_number: int, of_type: Mapping[str, Sequence[Measure]]) -> None:
         """Write what the held-out rows say of every model type, and the means over the types."""
         for name, measures in of_type.items():

@@ -21,12 +21,18 @@ from heterotune.fleet.misbehaviour import Absence
 class RoundPlan:
     """The same on every rank. `by_rank` has what no earlier job finished, `chunks` has all.
 
+    Under a virtual clock a round may take other updates than those of the clients that train in it. Then there are two
+    plans: by the first one clients train, by the second, which has `arrived`, updates are added up.
+
     Attributes:
         round_number: The round.
         chunks: Clients that train, by model type.
         by_rank: Each rank's chunks.
-        absent: Clients of the cohort that do not train, and why.
+        absent: Clients of the cohort that send nothing that is added up, and why.
         weighting: What a client weighs among others.
+        done_share: Id of an absent client -> the share of its steps after which it drops out; 0 if it is not here.
+        arrived: Clients whose updates the round takes, in client order; None = those that train.
+        staleness: Client id -> factor on its weight, at most 1; 1 if it is not here.
     """
 
     round_number: int
@@ -34,10 +40,15 @@ class RoundPlan:
     by_rank: tuple[tuple[Chunk, ...], ...]
     absent: Mapping[Client, Absence] = field(default_factory=dict)
     weighting: Literal["rows", "clients"] = "rows"
+    done_share: Mapping[int, float] = field(default_factory=dict)
+    arrived: tuple[Client, ...] | None = None
+    staleness: Mapping[int, float] = field(default_factory=dict)
 
     @cached_property
     def trained(self) -> tuple[Client, ...]:
-        """The clients that train, in client order."""
+        """The clients whose updates are added up, in client order."""
+        if self.arrived is not None:
+            return self.arrived
         return tuple(sorted((c for chunk in self.chunks for c in chunk.clients), key=lambda c: c.client_id))
 
     @cached_property
@@ -53,18 +64,24 @@ class RoundPlan:
     @cached_property
     def weight(self) -> dict[int, int]:
         """Place of a model type -> what its clients that train weigh together, as `weight_of`; in model-type order."""
-        weight: dict[int, int] = {}
-        for chunk in self.chunks:
-            weight[chunk.model_type] = weight.get(chunk.model_type, 0) + sum(map(self.weight_of, chunk.clients))
-        return weight
+        weight: Counter[int] = Counter()
+        for client in self.trained:
+            weight[client.model_type] += self.weight_of(client)
+        return dict(sorted(weight.items()))
 
     def weight_of(self, client: Client) -> int:
         """Return what a client weighs among others: its rows, or 1."""
         return client.num_rows if self.weighting == "rows" else 1
 
     def weights_of(self, clients: Sequence[Client]) -> Tensor:
-        """Return each client's share of all that its model type's clients weigh, float64, shape (K,)."""
-        shares = [self.weight_of(client) / self.weight[client.model_type] for client in clients]
+        """Return each client's share of all that its model type's clients weigh, float64, shape (K,).
+
+        Old updates weigh less, and nobody else more for that: the sum is then shorter than a mean, as in FedBuff.
+        """
+        shares = [
+            self.weight_of(client) / self.weight[client.model_type] * self.staleness.get(client.client_id, 1.0)
+            for client in clients
+        ]
         return torch.tensor(shares, dtype=torch.float64)
 
     @cached_property

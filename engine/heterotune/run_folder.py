@@ -26,6 +26,8 @@ METRICS_FILE = "metrics.jsonl"
 LEDGER_FILE = "ledger.jsonl"
 TRAFFIC_FILE = "traffic.jsonl"
 MEMORY_FILE = "memory.jsonl"
+TIMELINE_FILE = "timeline.jsonl"
+"""What every client took in virtual time; only where a run has a clock."""
 SPANS_FILE = "spans.json"
 """When each rank did what in the newest round; `heterotune profile --trace` turns it into a trace."""
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -35,7 +37,7 @@ PROGRESS_FOLDER = "progress"
 """What is finished of a round in progress: `progress/round-000011/`."""
 RANKS_FOLDER = "ranks"
 """Which process on which host each rank of the last attempt is: `ranks/0001.json`."""
-GROWING_FILES = (METRICS_FILE, LEDGER_FILE, TRAFFIC_FILE, MEMORY_FILE)
+GROWING_FILES = (METRICS_FILE, LEDGER_FILE, TRAFFIC_FILE, MEMORY_FILE, TIMELINE_FILE)
 _MAX_SAME_SECOND = 1000
 _MAX_OBJECT_BYTES = 256 << 20  # a summary grows with the rounds
 
@@ -143,6 +145,10 @@ class RunFolder:
     def append_memory(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to memory.jsonl."""
         self._append(MEMORY_FILE, entries)
+
+    def append_timeline(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines to timeline.jsonl."""
+        self._append(TIMELINE_FILE, entries)
 
     def read_memory(self) -> Iterator[dict[str, Any]]:
         """Go through the lines of memory.jsonl."""

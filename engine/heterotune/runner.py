@@ -164,6 +164,7 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
         startup_seconds=startup.drain(),
         dtype=config.backbone.dtype,
     )
+    summary |= simulation.clock.summary()
     journal.run_folder.write_summary(summary)
     return summary
 

@@ -1,8 +1,8 @@
 """The round loop: one strategy on one federation. Read it beside the picture in the README.
 
-sample cohort -> chunks -> train (one pass per step for a whole chunk) -> updates over the wire into exact sums
--> gather to the root or to slices -> combine (CMGA, DeMA) -> broadcast -> evaluate -> metrics, ledger, memory
--> checkpoint
+sample cohort -> chunks -> train (one pass per step for a whole chunk) -> updates over the wire into exact sums (under a
+virtual clock: of those that arrive in time) -> gather to the root or to slices -> combine (CMGA, DeMA) -> broadcast
+-> evaluate -> metrics, ledger, memory -> checkpoint
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from heterotune.evaluation.probes import gather_scores
 from heterotune.federation import Federation
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import form_chunks
-from heterotune.fleet.clients import sample_cohort
 from heterotune.fleet.misbehaviour import absences
 from heterotune.head_frames import align_and_diagnose
 from heterotune.journal import Journal
@@ -52,6 +51,7 @@ from heterotune.strategies.strategy import ServerRound, Strategy, TypeUpdate
 from heterotune.topology import make_topology
 from heterotune.training.chunk_batches import steps_of
 from heterotune.training.prefetch import prefetch
+from heterotune.virtual_time.make_clock import make_round_clock
 
 LOG = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class Simulation:
             LOG.warning("%s", text)
         needs = self.config.needs_of(strategy.name)
         self.protection = Protection(self.config, federation.population, self.layouts, journal, needs)
+        self.clock = make_round_clock(federation, self.layouts, journal)
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
         self.background = Background("saving")
         self.progress = RoundProgress(
@@ -103,7 +104,7 @@ class Simulation:
             self.store,
             self.background,
             num_elements=[layout.num_travelling for layout in self.layouts],
-            every_seconds=self.protection.progress_seconds,
+            every_seconds=None if self.clock.holds else self.protection.progress_seconds,
         )
         self.checkpoints = Checkpointing(self.config.checkpoint, journal, self.progress, self.background)
         self._pooled = pool_clients(federation.population) if strategy.pools_clients else None
@@ -149,7 +150,7 @@ class Simulation:
         self.journal.begin_round(round_number)
         plan = self.plan(round_number)
         self.train(plan)
-        updates = self.gather(plan)
+        updates = self.gather(self.arrive(plan))
         if updates is not None:
             self.combine(round_number, updates)
         self.broadcast(round_number)
@@ -162,7 +163,7 @@ class Simulation:
     def plan(self, round_number: int) -> RoundPlan:
         """Sample the cohort, cut it into chunks and hand them to ranks; every rank comes to the same plan."""
         federation, config = self.federation, self.config
-        cohort = sample_cohort(federation.population, config.cohort, run_seed=config.seed, round_number=round_number)
+        cohort = self.clock.draw(round_number)
         num_steps = {client.client_id: steps_of(client.num_rows, config.local) for client in cohort}
         if self._pooled is not None:
             cohort, num_steps = pool_cohort(cohort, num_steps, self._pooled)
@@ -195,7 +196,8 @@ class Simulation:
             mine, num_passes = [] if leaving.has_left else plan.chunks_of(mpi_rank, place), 0
             for chunk, prepared in prefetch(mine, partial(self.training.prepare, plan.round_number)):
                 trained = self.training.train(plan.round_number, chunk, prepared)
-                checks, intake = self.protection.checks(place), self.protection.intake(place, sums[place])
+                checks = self.protection.checks(place)
+                intake = self.clock.intake(self.protection.intake(place, sums[place]))
                 ledger = self.journal.ledger if self._pooled is None else Ledger()  # nobody sends what is in one place
                 self.training.send(plan, trained, self.downlink, checks, intake, ledger)
                 with self.journal.phase("progress"):
@@ -207,6 +209,23 @@ class Simulation:
         leaving.stop_if_any_rank_left(self.config.rounds, sums)
         with self.journal.phase("progress"):
             self.progress.end(sums)
+
+    def arrive(self, plan: RoundPlan) -> RoundPlan:
+        """Let virtual time pass until the round ends; returns the plan of those that count. Every rank must call this.
+
+        Without a clock, and where a round waits for all, these are those that trained, and they are in the sums.
+        """
+        if self.channel.mpi_rank == ROOT:
+            self.downlink.note(plan.absent, self.journal.ledger, plan.round_number)
+        self.downlink.remember(plan.cohort, plan.round_number)
+        counted = self.clock.advance(plan)
+        if counted is not plan:
+            with self.journal.phase("gather"):
+                self.protection.begin(counted)
+                sums = self.sums.begin(counted.places)
+                intakes = {place: self.protection.intake(place, exact) for place, exact in sums.items()}
+                self.clock.add_arrived(counted, intakes, [layout.num_travelling for layout in self.layouts])
+        return counted
 
     def gather(self, plan: RoundPlan) -> list[TypeUpdate] | None:
         """Add up all ranks' sums; returns each model type's mean update on the ranks that combine.
@@ -222,9 +241,6 @@ class Simulation:
             goes_on = self.protection.goes_on(outcome, plan.round_number)
             updates = self.protection.gather(self.topology, self.sums, outcome) if goes_on else None
         self.journal.metrics(plan.round_number, self.protection.metrics(outcome, goes_on=goes_on))
-        if self.channel.mpi_rank == ROOT:
-            self.downlink.note(plan.absent, self.journal.ledger, plan.round_number)
-        self.downlink.remember(plan.cohort, plan.round_number)
         return updates
 
     def combine(self, round_number: int, updates: Sequence[TypeUpdate]) -> None:
@@ -314,8 +330,11 @@ class Simulation:
             "journal": self.journal.state(),
             "best": self.checkpoints.best,
             "protection": self.protection.state(),
+            "clock": self.clock.state(),
         }
-        return Checkpoint(self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER)
+        return Checkpoint(
+            self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER, self.clock.held_folder
+        )
 
     def _nobodys_rows(self) -> list[str]:
         """Say so if clients' own models count and no held-out row belongs to a client."""
@@ -349,6 +368,7 @@ class Simulation:
         """Leave of an earlier attempt what was there when it saved, else nothing. Every rank must call this."""
         if self.channel.mpi_rank == ROOT:
             self.store.replace_with(None if saved is None else saved.clients)
+            self.clock.replace_held(None if saved is None else saved.in_flight)
         self.progress.go_on_after(None if saved is None else saved.round_number)
         self.journal.restore({} if saved is None else saved.facts["journal"])
         self.channel.barrier()
@@ -358,6 +378,7 @@ class Simulation:
         self.rounds_done, self.pass_seconds = saved.round_number, saved.facts["pass_seconds"]
         self.checkpoints.go_on_from(saved)
         self.protection.restore(saved.facts.get("protection", {}))
+        self.clock.restore(saved.facts.get("clock", {}))
         self.adapters.restore(saved)
         self.server_state = {
             name.removeprefix("server/"): value for name, value in saved.tensors.items() if name.startswith("server/")
