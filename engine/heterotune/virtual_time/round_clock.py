@@ -98,6 +98,10 @@ class RoundClock:
         if channel.mpi_rank == ROOT:
             self._held.forget(client.client_id for client in plan.cohort)
 
+    def client_seconds(self) -> dict[int, float]:
+        """Return what each client took whose update the last round got, from its dispatch to the arrival."""
+        return {flight.client.client_id: flight.end_seconds - flight.start_seconds for flight in self._taken.arrived}
+
     def summary(self) -> dict[str, float]:
         """Return what a run's summary says of its virtual time; nothing without a clock."""
         if self._clock is None:

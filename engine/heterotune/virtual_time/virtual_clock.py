@@ -40,7 +40,7 @@ class VirtualClock:
 
     Attributes:
         seconds: Virtual time, from the start of the run.
-        energy_joules: What all devices have spent on downloads, steps and uploads.
+        energy_joules: What all devices have spent on downloads, steps, uploads, and on waiting for a round's end.
         in_flight: Clients on their way, by time.
     """
 
@@ -82,6 +82,8 @@ class VirtualClock:
         begun = [self._flight(report, round_number) for report in reports]
         taken = take((*self.in_flight, *begun), self.options, now_seconds=self.seconds, wanted=wanted)
         self.seconds, self.in_flight = taken.end_seconds, taken.in_flight
+        if self.options.mode != "buffered":  # where nobody waits for others
+            self.energy_joules += sum(self._waiting_joules(flight) for flight in taken.arrived)
         return taken
 
     def wait_until(self, seconds: float) -> None:
@@ -106,6 +108,12 @@ class VirtualClock:
         """Go on from what `state` returned; {} = the beginning."""
         self.seconds, self.energy_joules = state.get("seconds", 0.0), state.get("energy_joules", 0.0)
         self.in_flight = tuple(_flight_of(saved) for saved in state.get("in_flight", ()))
+
+    def _waiting_joules(self, flight: Flight) -> float:
+        """Return what a device spends from its update's arrival to the end of the round, which is now."""
+        device = self._device_of(flight.client.client_id, flight.client.model_type)
+        idle_seconds = self.seconds - flight.end_seconds
+        return device.energy_joules(compute_seconds=0.0, radio_seconds=0.0, idle_seconds=idle_seconds)
 
     def _flight(self, report: Report, round_number: int) -> Flight:
         """Dispatch a client now."""

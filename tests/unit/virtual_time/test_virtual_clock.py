@@ -1,0 +1,105 @@
+"""What the clock keeps between rounds: time, energy, and who is on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from heterotune.aggregation.quarantine import Verdict
+from heterotune.config.clock_options import ClockOptions
+from heterotune.fleet.clients import Client
+from heterotune.fleet.devices import Device
+from heterotune.virtual_time.client_time import ClientWork
+from heterotune.virtual_time.virtual_clock import Report, VirtualClock, clock_metrics
+
+DEVICE = Device("phone", 1.0, 1, 1.0, 1.0, 0.0, compute_watts=4.0, radio_watts=1.0, idle_watts=0.5)
+SYNCHRONOUS = ClockOptions(mode="synchronous")
+BUFFERED = ClockOptions(mode="buffered", concurrency=2, buffer=1)
+
+
+def report(client_id: int, flops: int, *, reason: str | None = None, up_bytes: int | None = 1) -> Report:
+    work = ClientWork(1, flops, up_bytes)
+    return Report(Client(client_id, 0, 3), work, Verdict(client_id, reason, norm=2.5), 0.25)
+
+
+def clock_of(options: ClockOptions, **more) -> VirtualClock:
+    return VirtualClock(options, lambda client_id, model_type: DEVICE, **more)
+
+
+def advance(clock: VirtualClock, *reports: Report, round_number: int = 1):
+    return clock.advance(reports, round_number=round_number, wanted={})
+
+
+def test_time_and_energy_add_up_over_rounds():
+    clock = clock_of(SYNCHRONOUS)
+    assert not clock.holds
+    advance(clock, report(0, 2), report(1, 5))
+    assert clock.seconds == 7.0
+    assert clock.energy_joules == (2 + 4 * 2) + (2 + 4 * 5) + 0.5 * 3  # client 0 waits 3 seconds for client 1
+    advance(clock, report(0, 1), round_number=2)
+    assert clock.seconds == 10.0 and clock.energy_joules == 33.5 + 6
+
+
+def test_a_clock_goes_on_from_what_it_saved():
+    clock = clock_of(BUFFERED)
+    advance(clock, report(0, 2), report(1, 5, reason="too_large"))
+    assert clock.holds and [flight.client.client_id for flight in clock.in_flight] == [1]
+    again = clock_of(BUFFERED)
+    again.restore(json.loads(json.dumps(clock.state())))
+    assert (again.seconds, again.energy_joules, again.in_flight) == (4.0, clock.energy_joules, clock.in_flight)
+    taken = advance(again, report(2, 9), round_number=3)
+    assert taken.arrived[0].verdict == Verdict(1, "too_large", norm=2.5) and again.seconds == 7.0
+    assert again.staleness(taken.arrived[0], 3) == 1 / math.sqrt(3)
+
+
+def test_a_client_that_becomes_unavailable_drops_out():
+    clock = clock_of(SYNCHRONOUS, leaves_after=lambda client_id, now: 5.0 if client_id else math.inf)
+    assert clock.holds
+    taken = advance(clock, report(0, 2), report(1, 5), report(2, 0, reason="late", up_bytes=None))
+    assert [flight.client.client_id for flight in taken.arrived] == [0] and clock.seconds == 5.0
+    assert [(flight.client.client_id, flight.verdict.reason) for flight in taken.lost] == [
+        (2, "late"),
+        (1, "dropped_out"),
+    ]
+    assert clock_of(SYNCHRONOUS, batteries=True).holds
+
+
+def test_while_nobody_is_available_time_passes():
+    clock = clock_of(SYNCHRONOUS)
+    clock.wait_until(30.0)
+    clock.wait_until(20.0)
+    assert clock.seconds == 30.0
+    advance(clock, report(0, 1))
+    assert clock.seconds == 33.0
+
+
+def test_a_round_tells_its_numbers_and_each_client_its_line():
+    clock = clock_of(BUFFERED)
+    taken = advance(clock, report(0, 2), report(1, 5))
+    metrics = {
+        entry["name"]: entry["value"] for entry in clock_metrics(clock, taken, round_number=1, round_seconds=4.0)
+    }
+    assert metrics == {
+        "clock/seconds": 4.0,
+        "clock/round_seconds": 4.0,
+        "clock/energy": 32.0,
+        "clock/arrived": 1,
+        "clock/late": 0,
+        "clock/in_flight": 1,
+        "clock/lost": 0,
+        "clock/staleness": 0.0,
+        "clock/staleness_max": 0,
+    }
+    first, second = clock.take_timeline()
+    assert (first["client"], first["device"], first["end_seconds"], second["compute_seconds"]) == (0, "phone", 4.0, 5.0)
+    assert clock.take_timeline() == []
+
+
+@pytest.mark.parametrize("options", [SYNCHRONOUS, ClockOptions(mode="over_selection", over_select=1.5)])
+def test_without_stale_updates_no_staleness_is_told(options):
+    clock = clock_of(options)
+    taken = clock.advance([report(0, 1)], round_number=1, wanted={0: 1})
+    names = {entry["name"] for entry in clock_metrics(clock, taken, round_number=1, round_seconds=3.0)}
+    assert ("clock/arrived" in names) == clock.holds and "clock/staleness" not in names
