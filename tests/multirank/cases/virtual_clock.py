@@ -11,14 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from wire_codecs import load
 
-from heterotune import preflight
 from heterotune.checkpoint import newest_checkpoint
-from heterotune.collective.channel import Channel
 from heterotune.collective.opening import open_channel
 from heterotune.config.clock_options import ClockOptions
-from heterotune.config.load import load_run
-from heterotune.federation import Federation, load_backbones
+from heterotune.federation import Federation
 from heterotune.journal import Journal
 from heterotune.run_folder import RunFolder
 from heterotune.simulation import Simulation
@@ -31,21 +29,6 @@ MODES = {
     "accept": ClockOptions(mode="deadline", deadline_seconds=0.9, late="accept"),
     "buffered": ClockOptions(mode="buffered", concurrency=5, buffer=2),
 }
-
-
-def load(run_file: Path, channel: Channel, scratch: Path) -> Federation:
-    """Load what all modes share."""
-    checked, device = preflight.check(load_run(run_file)), torch.device("cpu")
-    return Federation(
-        config=checked.config,
-        channel=channel,
-        model_types=checked.model_types,
-        population=checked.population,
-        data=checked.data,
-        public=preflight.public_rows(checked),
-        backbones=load_backbones(checked.model_types, checked.config, channel, device, scratch),
-        device=device,
-    )
 
 
 def run_rounds(federation: Federation, folder: RunFolder, rounds: int) -> dict[str, object]:
