@@ -9,6 +9,7 @@ from typing import Any
 
 from heterotune.aggregation.quarantine import Verdict
 from heterotune.config.clock_options import ClockOptions
+from heterotune.errors import CheckpointError
 from heterotune.fleet.clients import Client
 from heterotune.fleet.devices import Device
 from heterotune.virtual_time.arrivals import Flight, Taken, take
@@ -105,9 +106,17 @@ class VirtualClock:
         return {"seconds": self.seconds, "energy_joules": self.energy_joules, "in_flight": flights}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned; {} = the beginning."""
-        self.seconds, self.energy_joules = state.get("seconds", 0.0), state.get("energy_joules", 0.0)
-        self.in_flight = tuple(_flight_of(saved) for saved in state.get("in_flight", ()))
+        """Go on from what `state` returned; {} = the beginning.
+
+        Raises:
+            CheckpointError: If it is anything else: anybody may have written it.
+        """
+        try:
+            self.seconds, self.energy_joules = (float(state.get(name, 0.0)) for name in ("seconds", "energy_joules"))
+            self.in_flight = tuple(_flight_of(saved) for saved in state.get("in_flight", ()))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            told = f"the checkpoint's state of the virtual clock cannot be read ({error!r:.200})"
+            raise CheckpointError(f"{told}. Remove the newest checkpoint to go on from the one before it.") from error
 
     def _waiting_joules(self, flight: Flight) -> float:
         """Return what a device spends from its update's arrival to the end of the round, which is now."""

@@ -9,6 +9,7 @@ import pytest
 
 from heterotune.aggregation.quarantine import Verdict
 from heterotune.config.clock_options import ClockOptions
+from heterotune.errors import CheckpointError
 from heterotune.fleet.clients import Client
 from heterotune.fleet.devices import Device
 from heterotune.virtual_time.client_time import ClientWork
@@ -52,6 +53,12 @@ def test_a_clock_goes_on_from_what_it_saved():
     taken = advance(again, report(2, 9), round_number=3)
     assert taken.arrived[0].verdict == Verdict(1, "too_large", norm=2.5) and again.seconds == 7.0
     assert again.staleness(taken.arrived[0], 3) == 1 / math.sqrt(3)
+
+
+@pytest.mark.parametrize("state", [{"seconds": "soon"}, {"in_flight": [{"client": 3}]}, {"in_flight": 7}, []])
+def test_a_state_that_nobody_saved_is_refused(state):
+    with pytest.raises(CheckpointError, match="the checkpoint's state of the virtual clock cannot be read"):
+        clock_of(BUFFERED).restore(state)
 
 
 def test_a_client_that_becomes_unavailable_drops_out():
