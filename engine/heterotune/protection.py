@@ -29,6 +29,7 @@ from heterotune.secure_round import MaskedSum, make_group, unmask_sum
 from heterotune.single_updates import KeptUpdates, gather_each, gather_robust
 from heterotune.strategies.strategy import TypeUpdate
 from heterotune.topology import CohortCounts, Topology
+from heterotune.training.chunk_batches import steps_of
 from heterotune.uplink import ClippedSum, Intake, PrivateSum, UpdateChecks
 
 _SILENT = (UpdateLimits(), MisbehaviourOptions(), AggregateOptions())
@@ -160,7 +161,20 @@ class Protection:
         if asked == _SILENT and goes_on and all(verdict.counts for verdict in outcome.verdicts):
             return [*self._metrics, *spent]
         skipped = {"name": "round/skipped", "value": int(not goes_on), "unit": "rounds"}
-        return [*quarantine_metrics(outcome.verdicts, self._num_empty), skipped, *self._metrics, *spent]
+        counts = quarantine_metrics(outcome.verdicts, self._num_empty)
+        return [*counts, skipped, *self._interrupted_steps(), *self._metrics, *spent]
+
+    def _interrupted_steps(self) -> list[dict[str, Any]]:
+        """Return what clients did in vain before they stopped; nothing if nobody stops on purpose."""
+        if self._config.misbehaviour.interrupted is None:
+            return []
+        plan, local = self._plan, self._config.local
+        done = [
+            int(plan.done_share[client.client_id] * steps_of(client.num_rows, local))
+            for client in plan.absent
+            if client.client_id in plan.done_share
+        ]
+        return [{"name": "clients/interrupted_steps", "value": sum(done), "unit": "steps"}]
 
     def _unmask(self, outcome: RoundOutcome, place: int, exact: ExactSum) -> bool:
         """Take the masks off a model type's sum; returns False if too few of its clients came."""

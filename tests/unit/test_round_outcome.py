@@ -61,6 +61,7 @@ def test_a_refused_client_is_named_and_counted(caplog):
     assert metrics == {
         "clients/counted": 4,
         "clients/dropped_out": 1,
+        "clients/interrupted": 0,
         "clients/late": 1,
         "clients/empty": 2,
         "clients/wrong_shape": 0,

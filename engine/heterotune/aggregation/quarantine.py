@@ -19,8 +19,8 @@ from heterotune.aggregation.exact import LIMIT
 from heterotune.config.fault_options import UpdateLimits
 from heterotune.errors import AggregationError, TooFewClients
 
-Reason = Literal["dropped_out", "late", "empty", "wrong_shape", "not_finite", "too_large"]
-REASONS: tuple[Reason, ...] = ("dropped_out", "late", "empty", "wrong_shape", "not_finite", "too_large")
+Reason = Literal["dropped_out", "interrupted", "late", "empty", "wrong_shape", "not_finite", "too_large"]
+REASONS: tuple[Reason, ...] = ("dropped_out", "interrupted", "late", "empty", "wrong_shape", "not_finite", "too_large")
 """In the order in which they are looked for."""
 
 

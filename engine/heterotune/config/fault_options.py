@@ -100,6 +100,24 @@ class SlowClients(Section):
     """A client that needs longer sends nothing, above 0."""
 
 
+class Interruptions(Section):
+    """Clients that stop in the middle of a round: what they did until then is paid for, and nobody gets it."""
+
+    probability: Annotated[Number, Field(gt=0, lt=1)]
+    """Probability that a client of the cohort does not finish its steps, above 0 and below 1."""
+    earliest: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Least share of its steps that such a client does, at least 0 and below 1."""
+    latest: Share = 1.0
+    """Largest share of its steps, above `earliest` and at most 1; the share is drawn between the two."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Interruptions:
+        """A range has a lower and an upper end."""
+        if self.earliest >= self.latest:
+            raise ValueError(f"earliest = {self.earliest:g} is not below latest = {self.latest:g}. Swap or widen them.")
+        return self
+
+
 class Byzantine(Section):
     """Clients that send something else than what they trained, from the first round on, for research on defences."""
 
@@ -137,6 +155,8 @@ class MisbehaviourOptions(Section):
 
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Probability that a client of the cohort is lost before it sends its update, at least 0 and below 1."""
+    interrupted: Interruptions | None = None
+    """Clients that stop in the middle of their steps; null = none."""
     slow: SlowClients | None = None
     """Speeds and a deadline; null = nobody is late."""
     byzantine: Byzantine | None = None

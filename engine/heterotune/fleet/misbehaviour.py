@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from heterotune.config.fault_options import Byzantine, MisbehaviourOptions, SlowClients
+from heterotune.config.fault_options import Byzantine, Interruptions, MisbehaviourOptions, SlowClients
 from heterotune.errors import ConfigError
 from heterotune.fleet.clients import Client, Population
 from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
 
-Absence = Literal["dropped_out", "late"]
+Absence = Literal["dropped_out", "interrupted", "late"]
 
 
 def absences(
@@ -36,6 +36,8 @@ def absences(
         client_id = client.client_id
         if drops_out(client_id, dropout=chosen.dropout, run_seed=run_seed, round_number=round_number):
             absent[client] = "dropped_out"
+        elif interruption(client_id, chosen.interrupted, run_seed=run_seed, round_number=round_number) is not None:
+            absent[client] = "interrupted"
         elif is_late(client_id, num_steps[client_id], chosen.slow, run_seed=run_seed):
             absent[client] = "late"
     return absent
@@ -44,6 +46,29 @@ def absences(
 def drops_out(client_id: int, *, dropout: float, run_seed: int, round_number: int) -> bool:
     """Return True if a client of the cohort is lost in this round before it sends anything: probability `dropout`."""
     return dropout > 0.0 and bool(generator(run_seed, round_number, client_id, "dropout").random() < dropout)
+
+
+def interruption(client_id: int, chosen: Interruptions | None, *, run_seed: int, round_number: int) -> float | None:
+    """Return the share of its steps after which a client of the cohort stops in this round; None = it finishes."""
+    if chosen is None:
+        return None
+    draw = generator(run_seed, round_number, client_id, "interruption")
+    if draw.random() >= chosen.probability:
+        return None
+    return float(draw.uniform(chosen.earliest, chosen.latest))
+
+
+def done_shares(
+    absent: Mapping[Client, Absence], chosen: MisbehaviourOptions, *, run_seed: int, round_number: int
+) -> dict[int, float]:
+    """Return id of each interrupted client of a round -> the share of its steps that it did."""
+    shares = {}
+    for client, reason in absent.items():
+        if reason == "interrupted":
+            share = interruption(client.client_id, chosen.interrupted, run_seed=run_seed, round_number=round_number)
+            assert share is not None
+            shares[client.client_id] = share
+    return shares
 
 
 def speed_factor(client_id: int, slow: SlowClients, *, run_seed: int) -> float:

@@ -38,11 +38,11 @@ def test_every_field_is_described(model):
 
 
 def test_by_default_nothing_is_asked_for():
-    assert len(MODELS) == 7
+    assert len(MODELS) == 8
     assert AggregateOptions().rule == "mean" and PrivacyOptions().mechanism == "none" and not OFF.enabled
     assert (UpdateLimits().faulty, UpdateLimits().max_norm) == ("quarantine", None)
     nothing = MisbehaviourOptions()
-    assert (nothing.dropout, nothing.slow, nothing.byzantine) == (0.0, None, None)
+    assert (nothing.dropout, nothing.interrupted, nothing.slow, nothing.byzantine) == (0.0, None, None, None)
 
 
 def test_hostile_clients_are_a_share_rounded_down_but_at_least_one():

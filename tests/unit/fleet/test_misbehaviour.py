@@ -6,13 +6,15 @@ import math
 
 import pytest
 
-from heterotune.config.fault_options import Byzantine, MisbehaviourOptions, SlowClients
+from heterotune.config.fault_options import Byzantine, Interruptions, MisbehaviourOptions, SlowClients
 from heterotune.errors import ConfigError
 from heterotune.fleet.clients import make_population
 from heterotune.fleet.misbehaviour import (
     absences,
+    done_shares,
     drops_out,
     hostile_clients,
+    interruption,
     is_late,
     simulated_seconds,
     speed_factor,
@@ -53,6 +55,28 @@ def test_absent_clients_are_lost_or_late():
     assert lost and late
     assert absent == {**dict.fromkeys(lost, "dropped_out"), **dict.fromkeys(late, "late")}
     assert absences(CLIENTS, MisbehaviourOptions(), num_steps=num_steps, run_seed=1, round_number=2) == {}
+
+
+def test_interrupted_clients_stop_after_a_share_of_their_steps():
+    chosen = Interruptions(probability=0.4, earliest=0.2, latest=0.6)
+    shares = [interruption(client, chosen, run_seed=1, round_number=2) for client in range(1000)]
+    stopped = [share for share in shares if share is not None]
+    assert 350 < len(stopped) < 450 and 0.2 <= min(stopped) < 0.22 and 0.58 < max(stopped) < 0.6
+    assert shares != [interruption(client, chosen, run_seed=1, round_number=3) for client in range(1000)]
+    assert interruption(1, None, run_seed=1, round_number=2) is None
+
+
+def test_who_is_interrupted_is_absent_with_what_it_did():
+    chosen = MisbehaviourOptions(dropout=0.3, interrupted=Interruptions(probability=0.5))
+    num_steps = {client.client_id: 5 for client in CLIENTS}
+    absent = absences(CLIENTS, chosen, num_steps=num_steps, run_seed=1, round_number=2)
+    stopped = [client for client, reason in absent.items() if reason == "interrupted"]
+    assert stopped and "dropped_out" in absent.values()
+    shares = done_shares(absent, chosen, run_seed=1, round_number=2)
+    assert shares == {
+        client.client_id: interruption(client.client_id, chosen.interrupted, run_seed=1, round_number=2)
+        for client in stopped
+    }
 
 
 def test_hostile_clients_are_a_share_of_each_model_type():
