@@ -25,6 +25,7 @@ from heterotune.strategies.strategy import RuleOfRound
 from heterotune.training.chunk_batches import PreparedChunk, prepare_chunk
 from heterotune.training.local import TrainedChunk, idle_training_pass, train_chunk
 from heterotune.training.local_rule import LocalRule
+from heterotune.training_reports import note_reports
 from heterotune.uplink import Intake, UpdateChecks, send_updates
 
 
@@ -106,6 +107,9 @@ class ChunkTraining:
                 checks=checks,
             )
             self._journal.judged(verdicts)
+            if self._config.cohort.needs_reports:
+                layout = self._adapters.layouts[place]
+                note_reports(trained, ledger, model_type=layout.model_type, round_number=plan.round_number)
 
     @contextmanager
     def idle(self, round_number: int, place: int) -> Iterator[Callable[[], None]]:

@@ -54,7 +54,7 @@ _MAKING = {
 
 LOG = logging.getLogger(__name__)
 
-ClientLoss = tuple[int, int, int, float]  # client id, model type, rows, mean training loss
+ClientLoss = tuple[int, int, int, float, float]  # client id, model type, rows, mean training loss, mean of squares
 ChunkPasses = tuple[int, int, float, float]  # model type, passes, seconds, padding share
 
 
@@ -229,8 +229,9 @@ class Journal:
     def chunk(self, trained: TrainedChunk, prepared: PreparedChunk, seconds: float) -> None:
         """Note a trained chunk: its clients' losses, its padding, what a pass costs."""
         chunk = trained.chunk
-        for client, loss in zip(chunk.clients, trained.loss_K.tolist(), strict=True):
-            self._losses.append((client.client_id, chunk.model_type, client.num_rows, loss))
+        rows = zip(chunk.clients, trained.loss_K.tolist(), trained.square_K.tolist(), strict=True)
+        for client, loss, square in rows:
+            self._losses.append((client.client_id, chunk.model_type, client.num_rows, loss, square))
         self._passes.append((chunk.model_type, chunk.num_passes, seconds, prepared.padding_share))
 
     def judged(self, verdicts: Iterable[Verdict]) -> None:
@@ -241,6 +242,10 @@ class Journal:
         """Return what was noted of this round's updates, and begin again with nothing."""
         taken, self._verdicts = self._verdicts, []
         return taken
+
+    def client_losses(self) -> tuple[ClientLoss, ...]:
+        """Return what this rank has noted of the losses of clients that trained in this round."""
+        return tuple(self._losses)
 
     def losses_of(self, round_number: int) -> list[float]:
         """Return the held-out loss of each model type after a round; nothing if it was not evaluated (root only)."""
@@ -399,7 +404,9 @@ class Journal:
     def _write_losses(self, round_number: int, rows: Sequence[ClientLoss]) -> None:
         entries = []
         for place, name in enumerate(self.model_types):
-            mine = [(num_rows, loss) for _, owner, num_rows, loss in sorted(rows) if owner == place and loss < math.inf]
+            mine = [
+                (num_rows, loss) for _, owner, num_rows, loss, _ in sorted(rows) if owner == place and loss < math.inf
+            ]
             if mine:
                 mean = sum(num_rows * loss for num_rows, loss in mine) / sum(num_rows for num_rows, _ in mine)
                 entries.append({"name": "loss/train", "model_type": name, "value": mean, "unit": "nats/token"})

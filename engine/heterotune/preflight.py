@@ -21,6 +21,7 @@ from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import Rows
 from heterotune.errors import ConfigError, DataError, ModelError
 from heterotune.fleet.clients import Population, cohort_counts, draws_of_types, enlist_clients
+from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.device_trace import trace_sha256
 from heterotune.fleet.devices import make_devices
 from heterotune.fleet.misbehaviour import hostile_clients
@@ -66,7 +67,9 @@ def check(config: RunConfig) -> CheckedRun:
     Raises:
         ModelError: If a model is missing, no LLaMA, or does not fit the fleet or the strategy.
         DataError: If the corpus cannot serve the fleet, or does not have what a metric asks of it.
-        ConfigError: If a round has too few clients for what is asked of them, or a device cannot hold what it trains.
+        ConfigError: If a round has too few clients for what is asked of them, a device cannot hold what it trains, or a
+            trace of availability is wrong.
+        TooFewAvailable: If never as many clients are available as a round draws.
     """
     model_types = read_model_types(config.fleet)
     problems = model_problems(config, model_types)
@@ -80,6 +83,7 @@ def check(config: RunConfig) -> CheckedRun:
     config = with_counted_classes(config, data_of_type[0].label_names)
     config, answers = with_answers(config, data_of_type[0], tokenizers[0])
     population = enlist_clients(model_types, data_of_type[0].train.num_rows)
+    check_availability(config, population)
     check_protection(config, model_types, population)
     config = with_picked_noise(config, model_types, population)
     metrics = picked_metrics(config.evaluate.metrics, data_of_type[0])
@@ -155,6 +159,18 @@ def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) ->
     if section.trace is not None:
         section = section.model_copy(update={"trace_sha256": trace_sha256(section.trace)})
     return config.model_copy(update={"devices": section})
+
+
+def check_availability(config: RunConfig, population: Population) -> None:
+    """Check that round 1 finds its cohort; then every round does, for availability repeats.
+
+    Raises:
+        ConfigError: If a trace cannot be read or does not fit.
+        TooFewAvailable: If there are too few clients through a whole period.
+    """
+    selection = CohortSelection(population, config.cohort, config.availability, run_seed=config.seed)
+    if config.availability.is_limited:
+        selection.draw(1)
 
 
 def check_protection(config: RunConfig, model_types: Sequence[ModelType], population: Population) -> None:

@@ -27,7 +27,7 @@ from heterotune.errors import CheckpointError, WireError
 from heterotune.file_digests import Description, describe, to_disk
 from heterotune.journal import RoundNotes
 
-VERSION = 2
+VERSION = 3
 _NAME = re.compile(r"first-\d{6}-chunks-(\d{6})-([0-9a-f]{64})\.safetensors\Z")
 
 _CLIENT_FILE = re.compile(r"[a-z]+-\d+\.safetensors\Z")

@@ -35,7 +35,8 @@ from heterotune.evaluation.probes import gather_scores
 from heterotune.federation import Federation
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import form_chunks
-from heterotune.fleet.misbehaviour import absences
+from heterotune.fleet.cohort_selection import CohortSelection
+from heterotune.fleet.misbehaviour import absences, done_shares, simulated_seconds
 from heterotune.head_frames import align_and_diagnose
 from heterotune.journal import Journal
 from heterotune.leaving import Leaving
@@ -43,7 +44,7 @@ from heterotune.memory_attribution import attribute_messages, attribute_strategy
 from heterotune.pooling import pool_clients, pool_cohort, pool_data
 from heterotune.progress_record import RoundStart
 from heterotune.protection import Protection
-from heterotune.round_outcome import agree_on_outcome
+from heterotune.round_outcome import RoundOutcome, agree_on_outcome
 from heterotune.round_plan import RoundPlan
 from heterotune.round_progress import RoundProgress
 from heterotune.server import GlobalAdapters
@@ -51,6 +52,7 @@ from heterotune.strategies.strategy import ServerRound, Strategy, TypeUpdate
 from heterotune.topology import make_topology
 from heterotune.training.chunk_batches import steps_of
 from heterotune.training.prefetch import prefetch
+from heterotune.training_reports import gather_training_reports
 from heterotune.virtual_time.make_clock import make_round_clock
 
 LOG = logging.getLogger(__name__)
@@ -96,7 +98,10 @@ class Simulation:
             LOG.warning("%s", text)
         needs = self.config.needs_of(strategy.name)
         self.protection = Protection(self.config, federation.population, self.layouts, journal, needs)
-        self.clock = make_round_clock(federation, self.layouts, journal)
+        self.selection = CohortSelection(
+            federation.population, self.config.cohort, self.config.availability, run_seed=self.config.seed
+        )
+        self.clock = make_round_clock(federation, self.layouts, journal, self.selection)
         self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
         self.background = Background("saving")
         self.progress = RoundProgress(
@@ -170,6 +175,7 @@ class Simulation:
         absent = absences(
             cohort, config.misbehaviour, num_steps=num_steps, run_seed=config.seed, round_number=round_number
         )
+        done = done_shares(absent, config.misbehaviour, run_seed=config.seed, round_number=round_number)
         present = [client for client in cohort if client not in absent]
         chunks = form_chunks(present, chunk_clients=self.chunk_clients, num_steps=num_steps)
         with self.journal.phase("progress", round_number):
@@ -181,7 +187,7 @@ class Simulation:
             seconds_per_pass=dict(enumerate(self.pass_seconds)),
             in_lock_step=federation.in_lock_step,
         )
-        return RoundPlan(round_number, chunks, by_rank, absent, self.strategy.weights)
+        return RoundPlan(round_number, chunks, by_rank, absent, self.strategy.weights, done)
 
     def train(self, plan: RoundPlan) -> None:
         """Train this rank's chunks; every update that counts goes over the wire into its model type's exact sum.
@@ -241,7 +247,31 @@ class Simulation:
             goes_on = self.protection.goes_on(outcome, plan.round_number)
             updates = self.protection.gather(self.topology, self.sums, outcome) if goes_on else None
         self.journal.metrics(plan.round_number, self.protection.metrics(outcome, goes_on=goes_on))
+        self._learn_from(plan, outcome)
         return updates
+
+    def _learn_from(self, plan: RoundPlan, outcome: RoundOutcome) -> None:
+        """Let the selection of cohorts know what clients reported. Every rank must call this."""
+        config, number = self.config, plan.round_number
+        if config.cohort.needs_reports and self._pooled is None:
+            reports = gather_training_reports(self.journal.client_losses(), self.channel)
+            counted = [verdict.client_id for verdict in outcome.verdicts if verdict.counts]
+            self.selection.observe(
+                reports,
+                counted=counted,
+                keeps_others=config.clock.takes_stale,
+                seconds=self._seconds_of(plan),
+                round_number=number,
+            )
+        self.journal.metrics(number, self.selection.metrics(number))
+
+    def _seconds_of(self, plan: RoundPlan) -> dict[int, float]:
+        """Return the simulated seconds that clients took, by id, where the run says how fast they are."""
+        slow, local, run_seed = self.config.misbehaviour.slow, self.config.local, self.config.seed
+        if slow is None:
+            return self.clock.client_seconds()
+        num_steps = {client.client_id: steps_of(client.num_rows, local) for client in plan.trained}
+        return {n: simulated_seconds(n, steps, slow, run_seed=run_seed) for n, steps in num_steps.items()}
 
     def combine(self, round_number: int, updates: Sequence[TypeUpdate]) -> None:
         """Let the strategy turn the means into new common values (CMGA, DeMA); on the ranks that combine."""
@@ -322,6 +352,7 @@ class Simulation:
         tensors |= {f"server/{name}": value.clone() for name, value in self.server_state.items()}
         tensors |= {key: value.clone() for key, value in self.adapters.base.values.items()}
         tensors |= self.downlink.state()
+        tensors |= {f"selection/{name}": torch.from_numpy(array) for name, array in self.selection.arrays().items()}
         facts = {
             "strategy": self.strategy.name,
             "config": self.config.model_dump(mode="json"),
@@ -331,6 +362,7 @@ class Simulation:
             "best": self.checkpoints.best,
             "protection": self.protection.state(),
             "clock": self.clock.state(),
+            "drawn_seconds": self.selection.drawn_seconds,
         }
         return Checkpoint(
             self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER, self.clock.held_folder
@@ -384,6 +416,9 @@ class Simulation:
             name.removeprefix("server/"): value for name, value in saved.tensors.items() if name.startswith("server/")
         }
         self.downlink.restore(saved.tensors, self.adapters.base)
+        known = {k: v.numpy() for k, v in saved.tensors.items() if k.startswith("selection/")}
+        arrays = {name.removeprefix("selection/"): array for name, array in known.items()}
+        self.selection.restore(arrays, saved.facts.get("drawn_seconds"))
 
     def _server_round(self, round_number: int) -> ServerRound:
         """Return what the strategy may know when it combines a round's updates."""

@@ -167,7 +167,7 @@ def test_error_feedback_loses_nothing(num_rounds, seed, share, whole_numbers):
             drawn = draw.integers(-100, 100, 63) if whole_numbers else draw.normal(size=63)
             update_1P = torch.from_numpy(drawn.astype(np.float32)).unsqueeze(0)
             exact = ExactSum(LAYOUT.num_travelling)
-            trained = TrainedChunk(Chunk(0, (CLIENT,), (1,)), update_1P, update_1P, torch.zeros(1))
+            trained = TrainedChunk(Chunk(0, (CLIENT,), (1,)), update_1P, update_1P, torch.zeros(1), torch.zeros(1))
             send_updates(
                 trained,
                 LAYOUT,

@@ -56,6 +56,7 @@ LEVELS = (
         "server",
         "single_updates",
         "topology",
+        "training_reports",
         "uplink",
         "virtual_time",
     ),

@@ -41,7 +41,7 @@ CHUNK = Chunk(0, (Client(4, 0, 10), Client(9, 0, 30)), (1, 1))
 
 
 def trained(update_KP):
-    return TrainedChunk(CHUNK, update_KP, update_KP, torch.zeros(2))
+    return TrainedChunk(CHUNK, update_KP, update_KP, torch.zeros(2), torch.zeros(2))
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 from heterotune.config.fault_options import Byzantine, MisbehaviourOptions
 from heterotune.config.load import parse_run
 from heterotune.config.schema import RunConfig
-from heterotune.errors import ConfigError, DataError
-from heterotune.fleet.clients import Client
+from heterotune.errors import ConfigError, DataError, TooFewAvailable
+from heterotune.fleet.clients import make_population
 from heterotune.fleet.model_types import read_model_types
-from heterotune.preflight import check_protection, with_counted_classes, with_known_devices
+from heterotune.preflight import check_availability, check_protection, with_counted_classes, with_known_devices
 
 TYPES = (SimpleNamespace(name="small", index=0), SimpleNamespace(name="large", index=1))
-CLIENTS = tuple(Client(number, number // 6, 10) for number in range(12) if number != 3)
+CLIENTS = make_population([6, 6], [0 if number == 3 else 10 for number in range(12)])
 
 
 def config(**changes: object) -> RunConfig:
@@ -43,6 +43,17 @@ def test_a_default_run_passes() -> None:
 def test_what_a_round_cannot_do_is_refused(changes: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         check_protection(config(**changes), TYPES, CLIENTS)
+
+
+def test_a_round_that_never_finds_its_cohort_is_refused() -> None:
+    diurnal = {"model": "diurnal", "share": 0.5, "start_spread": 1.0}
+    check_availability(config(cohort={"clients": 2}, availability=diurnal), CLIENTS)
+    told = (
+        "round 1: at second 0 there are . of the 5 clients of model type 0 that a round needs, and never all of them in"
+    )
+    with pytest.raises(TooFewAvailable, match=told):
+        check_availability(config(availability=diurnal), CLIENTS)
+    check_availability(config(), CLIENTS)
 
 
 def test_sections_are_told_in_the_run_file() -> None:

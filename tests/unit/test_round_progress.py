@@ -64,7 +64,9 @@ class Job:
             self.sums[chunk.model_type].add(update_KP, torch.full((len(ids),), 0.1, dtype=torch.float64), ids)
             entries = [LedgerEntry(4, number, "up", "g", "ab"[chunk.model_type], 100 + number) for number in ids]
             notes = RoundNotes(
-                [(number, chunk.model_type, 10, 0.1 * number) for number in ids], [], type(self.journal.ledger)(entries)
+                [(number, chunk.model_type, 10, 0.1 * number, 0.2 * number) for number in ids],
+                [],
+                type(self.journal.ledger)(entries),
             )
             self.journal.take_over(notes)
             for number in ids:
@@ -181,9 +183,9 @@ def make_unreadable(folder: Path) -> str:
 
 
 def use_later_format(folder: Path) -> str:
-    about = load_file(records(folder)[0])["about"].tobytes().replace(b'"version": 2', b'"version": 9')
+    about = load_file(records(folder)[0])["about"].tobytes().replace(b'"version": 3', b'"version": 9')
     rewrite(folder, about=np.frombuffer(about, dtype=np.uint8))
-    return "version 9 of the format; this program reads 2"
+    return "version 9 of the format; this program reads 3"
 
 
 def give_unknown_reason(folder: Path) -> str:

@@ -191,7 +191,7 @@ class _Round:
             draw = torch.Generator().manual_seed(client_id)
             update_KP = torch.randn(1, layout.num_columns, generator=draw)
             chunk = Chunk(place, (Client(client_id, place, num_rows=1),), (1,))
-            self.trained.append(TrainedChunk(chunk, update_KP, update_KP, torch.zeros(1)))
+            self.trained.append(TrainedChunk(chunk, update_KP, update_KP, torch.zeros(1), torch.zeros(1)))
         self.seconds: dict[str, list[float]] = {part: [] for part in ("encode", "gather", "combine", "broadcast")}
         self.topology.broadcast(self.downlink, "fp32", 1)
 

@@ -54,6 +54,7 @@ class CohortSelection:
         seconds: float | None = None,
         counts: Mapping[int, int] | None = None,
         busy: Collection[int] = (),
+        waits: bool = True,
     ) -> tuple[Client, ...]:
         """Draw the clients of a round; `drawn_seconds` is then the time at which enough were available.
 
@@ -62,6 +63,7 @@ class CohortSelection:
             seconds: Simulated time; None = `availability.round_seconds` after the last draw.
             counts: Place of a model type -> clients to draw; None = what the cohort asks for.
             busy: Ids of clients that are still at work.
+            waits: Whether to wait for more if too few are available; else those who are there will do.
 
         Raises:
             TooFewAvailable: If there are too few through a whole period.
@@ -78,6 +80,7 @@ class CohortSelection:
             round_number=round_number,
             counts=counts,
             busy=busy,
+            waits=waits,
         )
         self._waited_seconds = self.drawn_seconds - begin
         return clients

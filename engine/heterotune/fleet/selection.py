@@ -34,6 +34,7 @@ def draw_cohort(
     round_number: int,
     counts: Mapping[int, int] | None = None,
     busy: Collection[int] = (),
+    fewer_will_do: bool = False,
 ) -> tuple[Client, ...]:
     """Draw the clients of a round at one moment; a function of its arguments.
 
@@ -47,19 +48,20 @@ def draw_cohort(
         round_number: The round.
         counts: Place of a model type -> clients to draw; None = what the cohort asks for.
         busy: Ids that are not to be drawn, because they are still at work.
+        fewer_will_do: Whether to draw those that there are where a model type has too few.
 
     Returns:
         The cohort in client order.
 
     Raises:
-        TooFewAvailable: If a model type has fewer clients than wanted that are available and not busy.
+        TooFewAvailable: If a model type has fewer clients than wanted that are available and not busy, unless fewer do.
     """
     draw = generator(run_seed, round_number, NO_CLIENT, "cohort")
     drawn: list[int] = []
     for place, count in (cohort_counts(population, cohort) if counts is None else counts).items():
         type_draw = _TypeDraw(population, place, records, availability, virtual_seconds, frozenset(busy), draw)
         chosen = type_draw.choose(count, cohort, round_number)
-        if len(chosen) < count:
+        if len(chosen) < count and not fewer_will_do:
             raise TooFewAvailable(f"{len(chosen)} of the {count} clients of model type {place} that a round needs")
         drawn += chosen.tolist()
     return population.clients(sorted(drawn))
@@ -77,8 +79,11 @@ def draw_when_available(
     round_number: int,
     counts: Mapping[int, int] | None = None,
     busy: Collection[int] = (),
+    waits: bool = True,
 ) -> tuple[tuple[Client, ...], float]:
-    """Draw the clients of a round as soon as enough are available; arguments as of `draw_cohort`.
+    """Draw the clients of a round as soon as enough are available, or, where it does not wait, those that are there.
+
+    Arguments are those of `draw_cohort`, and how the server waits.
 
     Returns:
         The cohort, and the moment at which it was drawn: `virtual_seconds` if there was nothing to wait for.
@@ -99,6 +104,7 @@ def draw_when_available(
                 round_number=round_number,
                 counts=counts,
                 busy=busy,
+                fewer_will_do=not waits,
             )
         except TooFewAvailable as error:
             found = found or str(error)
@@ -134,11 +140,13 @@ class _TypeDraw:
         return self._oort(count, cohort, round_number)
 
     def _uniform(self, count: int) -> np.ndarray:
-        """All alike. Where nobody can be missing it is one call, whose draws runs rely on."""
-        if isinstance(self.availability, Always) and not self.busy:
-            num_members = len(self.population.ids_of(self.model_type))
-            return self._ids(self.draw.choice(num_members, size=min(count, num_members), replace=False))
-        return self._drawn(self._free, count)
+        """All alike. Where only busy ones can be missing it is one call, whose draws runs rely on."""
+        if not isinstance(self.availability, Always):
+            return self._drawn(self._free, count)
+        num_members = len(self.population.ids_of(self.model_type))
+        num_busy = sum(self.population.model_type_of(client_id) == self.model_type for client_id in self.busy)
+        drawn = self._ids(self.draw.choice(num_members, size=min(count + num_busy, num_members), replace=False))
+        return drawn[self._is_free(drawn)][:count]
 
     def _power_of_choice(self, count: int, factor: float) -> np.ndarray:
         """Draw candidates by size; of these the highest last known losses, those that are not known first.

@@ -30,12 +30,14 @@ class TrainedChunk:
         update_KP: After minus before, float32 on the CPU.
         values_KP: After, float32 on the CPU.
         loss_K: Mean training loss over each client's own steps, nats per token, float32.
+        square_K: Mean of the squares of these losses, float32.
     """
 
     chunk: Chunk
     update_KP: Tensor
     values_KP: Tensor
     loss_K: Tensor
+    square_K: Tensor
 
 
 def train_chunk(
@@ -60,6 +62,7 @@ def train_chunk(
     """
     optimizer = ChunkOptimizer(bank.layout, bank.values_KP, local, chunk.num_steps)
     loss_sum_K = torch.zeros(bank.num_clients, device=bank.values_KP.device)
+    square_sum_K = torch.zeros_like(loss_sum_K)
     rate_sum_K1 = torch.zeros_like(loss_sum_K).unsqueeze(1)
     with attached.use(bank):
         for batch in batches:
@@ -67,6 +70,7 @@ def train_chunk(
             bank.zero_grad()
             losses_K = rule.objective(backbone, bank, batch)
             loss_sum_K += losses_K.detach() * active_K
+            square_sum_K += losses_K.detach().square() * active_K
             if rule.loss_term is not None:
                 losses_K = losses_K + rule.loss_term(bank, bank.start_KP)
             # Each client's tensors see its own loss only, so the sum keeps gradients apart.
@@ -78,12 +82,14 @@ def train_chunk(
     assert optimizer.step_number == chunk.num_passes
     if rule.finish is not None:
         rule.finish(bank, rate_sum_K1)
+    num_steps_K = loss_sum_K.new_tensor(chunk.num_steps)
     return TrainedChunk(
         chunk,
         # Gradients are no longer needed: the update takes their place instead of more memory.
         update_KP=torch.sub(bank.values_KP, bank.start_KP, out=bank.grads_KP).cpu(),
         values_KP=bank.values_KP.cpu(),
-        loss_K=(loss_sum_K / loss_sum_K.new_tensor(chunk.num_steps)).cpu(),
+        loss_K=(loss_sum_K / num_steps_K).cpu(),
+        square_K=(square_sum_K / num_steps_K).cpu(),
     )
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from heterotune.config.clock_options import ClockOptions
 from heterotune.config.cohort_options import CohortConfig
 from heterotune.fleet.clients import Client, Population, cohort_counts
-from heterotune.randomness import NO_CLIENT, generator
 
 _TINY = 1e-9
 """A factor times a count may come out this much above an integer: 1.1 * 30 = 33.00000000000001."""
@@ -53,22 +52,3 @@ def dispatch_of(
         num_new = number - away[place] if options.concurrency is not None else math.ceil(number * factor - _TINY)
         counts[place] = max(0, min(num_new, num_free))
     return Dispatch(wanted, counts, frozenset(client.client_id for client in in_flight))
-
-
-def draw_free(population: Population, dispatch: Dispatch, *, run_seed: int, round_number: int) -> tuple[Client, ...]:
-    """Draw clients uniformly among those that are not on their way; with none on their way as `sample_cohort`.
-
-    So many more than are needed are drawn that enough of them are free: time and memory do not grow with the fleet.
-
-    Returns:
-        The clients in client order.
-    """
-    draw = generator(run_seed, round_number, NO_CLIENT, "cohort")
-    drawn: list[int] = []
-    for place, count in dispatch.counts.items():
-        members = population.ids_of(place)
-        num_busy = sum(population.model_type_of(client_id) == place for client_id in dispatch.busy)
-        chosen = draw.choice(len(members), size=count + num_busy, replace=False).tolist()
-        free = [client_id for client_id in (int(members[which]) for which in chosen) if client_id not in dispatch.busy]
-        drawn += free[:count]
-    return population.clients(sorted(drawn))

@@ -8,6 +8,7 @@ from heterotune.adapters.layout import AdapterLayout
 from heterotune.adapters.training_flops import training_cost
 from heterotune.config.device_file import with_profiles
 from heterotune.federation import Federation
+from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.devices import make_devices
 from heterotune.journal import Journal
 from heterotune.virtual_time.client_reports import ClientMeter
@@ -15,18 +16,21 @@ from heterotune.virtual_time.round_clock import RoundClock
 from heterotune.virtual_time.virtual_clock import VirtualClock
 
 
-def make_round_clock(federation: Federation, layouts: Sequence[AdapterLayout], journal: Journal) -> RoundClock:
+def make_round_clock(
+    federation: Federation, layouts: Sequence[AdapterLayout], journal: Journal, selection: CohortSelection
+) -> RoundClock:
     """Return a strategy's clock at the beginning of a run.
 
     Args:
         federation: Fleet and rows.
         layouts: Of all model types: what trains decides what a step costs.
         journal: This rank's.
+        selection: Draws the cohorts, and knows when clients are available.
     """
     config, population = federation.config, federation.population
     devices = make_devices(config, federation.model_types) if config.clock.is_on else None
     if devices is None:
-        return RoundClock(config, population, journal, None, None)
+        return RoundClock(config, population, journal, selection, None, None)
     recomputes = config.devices.checkpointing
     costs = [
         training_cost(model_type, layout, checkpointing=recomputes)
@@ -35,5 +39,6 @@ def make_round_clock(federation: Federation, layouts: Sequence[AdapterLayout], j
     meter = ClientMeter(costs, federation.data.train, config.local, run_seed=config.seed)
     profiles = with_profiles(config.devices).profiles.values()
     batteries = config.devices.trace is not None or any(profile.battery_wh is not None for profile in profiles)
-    clock = VirtualClock(config.clock, devices.of, batteries=batteries)
-    return RoundClock(config, population, journal, clock, meter)
+    leaves_after = selection.leaves_after if config.availability.is_limited else None
+    clock = VirtualClock(config.clock, devices.of, leaves_after, batteries=batteries)
+    return RoundClock(config, population, journal, selection, clock, meter)

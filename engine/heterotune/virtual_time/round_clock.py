@@ -10,12 +10,13 @@ from typing import Any
 from heterotune.collective.channel import ROOT
 from heterotune.config.schema import RunConfig
 from heterotune.fleet.clients import Client, Population
+from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.journal import Journal
 from heterotune.round_plan import RoundPlan
 from heterotune.uplink import Intake
 from heterotune.virtual_time.arrivals import Taken
 from heterotune.virtual_time.client_reports import ClientMeter, gather_reports
-from heterotune.virtual_time.dispatch import Dispatch, dispatch_of, draw_free
+from heterotune.virtual_time.dispatch import Dispatch, dispatch_of
 from heterotune.virtual_time.held_updates import HeldUpdates
 from heterotune.virtual_time.virtual_clock import VirtualClock, clock_metrics
 
@@ -28,6 +29,7 @@ class RoundClock:
         config: RunConfig,
         population: Population,
         journal: Journal,
+        selection: CohortSelection,
         clock: VirtualClock | None,
         meter: ClientMeter | None,
     ) -> None:
@@ -37,11 +39,12 @@ class RoundClock:
             config: The run.
             population: The whole fleet.
             journal: This rank's.
+            selection: Draws the cohorts.
             clock: The clock; None = no time passes.
             meter: What clients' steps cost; there is one if there is a clock.
         """
         self._config, self._population, self._journal = config, population, journal
-        self._clock, self._meter = clock, meter
+        self._selection, self._clock, self._meter = selection, clock, meter
         self._held = HeldUpdates(journal.run_folder)
         self._dispatch, self._taken = Dispatch({}, {}, frozenset()), Taken(0.0, ())
 
@@ -51,10 +54,23 @@ class RoundClock:
         return self._clock is not None and self._clock.holds
 
     def draw(self, round_number: int) -> tuple[Client, ...]:
-        """Draw the clients that a round sends out; the same on every rank."""
-        away = () if self._clock is None else tuple(flight.client for flight in self._clock.in_flight)
+        """Draw the clients that a round sends out; the same on every rank.
+
+        Time passes while too few are available, but not under buffered while others are still on their way.
+        """
+        if self._clock is None:
+            return self._selection.draw(round_number)
+        away = tuple(flight.client for flight in self._clock.in_flight)
         self._dispatch = dispatch_of(self._population, self._config.cohort, self._config.clock, away)
-        return draw_free(self._population, self._dispatch, run_seed=self._config.seed, round_number=round_number)
+        clients = self._selection.draw(
+            round_number,
+            seconds=self._clock.seconds,
+            counts=self._dispatch.counts,
+            busy=self._dispatch.busy,
+            waits=not (away and self._config.clock.mode == "buffered"),
+        )
+        self._clock.wait_until(self._selection.drawn_seconds)
+        return clients
 
     def intake(self, intake: Intake) -> Intake:
         """Return what takes updates while clients train: what counts them, or what holds them until they arrive."""

@@ -118,6 +118,7 @@ def test_the_hooks_of_local_training_come_in_order_and_see_the_rates():
     assert trained.update_KP[:, LAYOUT.columns["state"]].tolist() == [[5.0, 5.0]] * 2
     assert trained.values_KP[:, LAYOUT.columns["own"]].tolist() == [[1.0, 1.0], [2.0, 2.0]]
     assert trained.loss_K.tolist() == [(4.0 - 2.0) / 2, 4.0]  # without the term; the sum of w before each own step
+    assert trained.square_K.tolist() == [(16.0 + 4.0) / 2, 16.0]
 
 
 def test_a_clients_own_state_is_kept_between_rounds(tmp_path):
