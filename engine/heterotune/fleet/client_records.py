@@ -69,17 +69,36 @@ class ClientRecords:
 
     def state(self) -> dict[str, np.ndarray]:
         """Return what `restore` needs, as arrays; copies."""
-        columns = {name: np.ascontiguousarray(self.seen[name]) for name in RECORD.names}
-        return {**columns, "utilities": np.array(self.utilities, dtype=np.float64)}
+        return {**columns_of(self.seen), "utilities": np.array(self.utilities, dtype=np.float64)}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `state` returned; {} = nothing."""
+        """Go on from what `state` returned; {} = nothing.
+
+        Raises:
+            ValueError, KeyError, TypeError: If it is something else.
+        """
         if not state:
             return
-        self.seen = np.empty(len(state["client_id"]), dtype=RECORD)
-        for name in RECORD.names:
-            self.seen[name] = state[name]
-        self.utilities = state["utilities"].tolist()
+        seen, utilities = of_columns(state, RECORD), state["utilities"].tolist()
+        if (np.diff(seen["client_id"]) <= 0).any() or (seen["last_round"] < 1).any() or np.ndim(utilities) != 1:
+            raise ValueError("clients out of order, or rounds that never were")
+        self.seen, self.utilities = seen, utilities
+
+
+def columns_of(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return a structured array's fields as arrays of their own; copies."""
+    return {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()}
+
+
+def of_columns(columns: Mapping[str, np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """Return what `columns_of` took apart; ValueError or KeyError if columns are missing or of different lengths."""
+    names = dtype.names or ()
+    rows = np.empty(columns[names[0]].shape, dtype=dtype)
+    for name in names:
+        if columns[name].shape != rows.shape or rows.ndim != 1:
+            raise ValueError(f"{name} has the shape {columns[name].shape}")
+        rows[name] = columns[name]
+    return rows
 
 
 def statistical_utilities(records: np.ndarray) -> np.ndarray:

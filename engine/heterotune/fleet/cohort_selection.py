@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from heterotune.config.availability_options import AvailabilityOptions
 from heterotune.config.cohort_options import CohortConfig
+from heterotune.errors import CheckpointError
 from heterotune.fleet.availability import make_availability
-from heterotune.fleet.client_records import REPORT, ClientRecords
+from heterotune.fleet.client_records import REPORT, ClientRecords, columns_of, of_columns
 from heterotune.fleet.clients import Client, Population
 from heterotune.fleet.oort import exploration_share, preferred_percentile
 from heterotune.fleet.selection import draw_when_available
@@ -130,15 +132,23 @@ class CohortSelection:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what clients reported, for `restore`; copies."""
-        pending = {f"{_PENDING}/{name}": np.ascontiguousarray(self._pending[name]) for name in REPORT.names}
+        pending = {f"{_PENDING}/{name}": array for name, array in columns_of(self._pending).items()}
         return {**self.records.state(), **pending} if self._cohort.needs_reports else {}
 
     def restore(self, arrays: Mapping[str, np.ndarray], drawn_seconds: float | None) -> None:
-        """Go on from what `arrays` returned and from the time of the last draw; nothing = begin."""
-        if drawn_seconds is not None:
-            self.drawn_seconds = drawn_seconds
-        self.records.restore({name: value for name, value in arrays.items() if not name.startswith(_PENDING)})
-        if arrays:
-            self._pending = np.empty(len(arrays[f"{_PENDING}/client_id"]), dtype=REPORT)
-            for name in REPORT.names:
-                self._pending[name] = arrays[f"{_PENDING}/{name}"]
+        """Go on from what `arrays` returned and from the time of the last draw; nothing = begin.
+
+        Raises:
+            CheckpointError: If it is anything else: anybody may have written it.
+        """
+        known = {name: array for name, array in arrays.items() if not name.startswith(_PENDING)}
+        pending = {name.removeprefix(f"{_PENDING}/"): array for name, array in arrays.items() if name not in known}
+        try:
+            self.drawn_seconds = self.drawn_seconds if drawn_seconds is None else float(drawn_seconds)
+            if not math.isfinite(self.drawn_seconds):
+                raise ValueError(f"drawn at second {self.drawn_seconds}")
+            self.records.restore(known)
+            self._pending = of_columns(pending, REPORT) if arrays else self._pending
+        except (TypeError, KeyError, ValueError) as error:
+            told = f"the checkpoint's state of the selection of cohorts cannot be read ({error!r:.200})"
+            raise CheckpointError(f"{told}. Remove the newest checkpoint to go on from the one before it.") from error

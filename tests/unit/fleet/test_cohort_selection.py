@@ -9,6 +9,7 @@ import pytest
 
 from heterotune.config.availability_options import AvailabilityOptions
 from heterotune.config.cohort_options import CohortConfig
+from heterotune.errors import CheckpointError
 from heterotune.fleet.client_records import REPORT
 from heterotune.fleet.clients import make_population
 from heterotune.fleet.cohort_selection import CohortSelection
@@ -64,3 +65,31 @@ def test_only_updates_that_count_are_learned_from_and_late_ones_when_they_come()
     assert later.drawn_seconds == 9000.0
     assert later.draw(4, seconds=0.0) == own.draw(4, seconds=0.0)
     assert selection("uniform").arrays() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seconds", None),
+        ("loss", np.zeros(3)),
+        ("client_id", np.array([3, 1])),
+        ("last_round", np.zeros(2)),
+        ("pending/square", np.zeros((1, 1))),
+        ("utilities", np.array(4.0)),
+        (None, "soon"),
+        (None, math.nan),
+    ],
+)
+def test_a_state_that_nobody_saved_is_refused(name, value):
+    own, later = selection(), selection()
+    own.observe(reports(1, 2, 3), counted=[1, 3], keeps_others=True, seconds={}, round_number=1)
+    arrays, drawn = own.arrays(), 0.0
+    later.restore(arrays, drawn)
+    if name is None:
+        drawn = value
+    elif value is None:
+        del arrays[name]
+    else:
+        arrays[name] = value
+    with pytest.raises(CheckpointError, match="state of the selection of cohorts cannot be read"):
+        selection().restore(arrays, drawn)
