@@ -20,6 +20,7 @@ from heterotune.data.row_cache import federated_data
 from heterotune.data.text_tokenizer import TextTokenizer
 from heterotune.data.tokenizing import Rows
 from heterotune.errors import ConfigError, DataError, ModelError
+from heterotune.fleet.availability_trace import windows_sha256
 from heterotune.fleet.clients import Population, cohort_counts, draws_of_types, enlist_clients
 from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.device_trace import trace_sha256
@@ -83,7 +84,7 @@ def check(config: RunConfig) -> CheckedRun:
     config = with_counted_classes(config, data_of_type[0].label_names)
     config, answers = with_answers(config, data_of_type[0], tokenizers[0])
     population = enlist_clients(model_types, data_of_type[0].train.num_rows)
-    check_availability(config, population)
+    config = with_known_windows(config, population)
     check_protection(config, model_types, population)
     config = with_picked_noise(config, model_types, population)
     metrics = picked_metrics(config.evaluate.metrics, data_of_type[0])
@@ -161,16 +162,23 @@ def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) ->
     return config.model_copy(update={"devices": section})
 
 
-def check_availability(config: RunConfig, population: Population) -> None:
-    """Check that round 1 finds its cohort; then every round does, for availability repeats.
+def with_known_windows(config: RunConfig, population: Population) -> RunConfig:
+    """Return the run with the digest of its trace of availability, after a check that round 1 finds its cohort.
+
+    If that round does, every round does, for availability repeats.
 
     Raises:
         ConfigError: If a trace cannot be read or does not fit.
         TooFewAvailable: If there are too few clients through a whole period.
     """
     selection = CohortSelection(population, config.cohort, config.availability, run_seed=config.seed)
-    if config.availability.is_limited:
-        selection.draw(1)
+    section = config.availability
+    if not section.is_limited:
+        return config
+    selection.draw(1)
+    if section.trace is not None:
+        section = section.model_copy(update={"trace_sha256": windows_sha256(section.trace)})
+    return config.model_copy(update={"availability": section})
 
 
 def check_protection(config: RunConfig, model_types: Sequence[ModelType], population: Population) -> None:

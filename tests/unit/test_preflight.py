@@ -14,7 +14,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError, DataError, TooFewAvailable
 from heterotune.fleet.clients import make_population
 from heterotune.fleet.model_types import read_model_types
-from heterotune.preflight import check_availability, check_protection, with_counted_classes, with_known_devices
+from heterotune.preflight import check_protection, with_counted_classes, with_known_devices, with_known_windows
 
 TYPES = (SimpleNamespace(name="small", index=0), SimpleNamespace(name="large", index=1))
 CLIENTS = make_population([6, 6], [0 if number == 3 else 10 for number in range(12)])
@@ -47,13 +47,23 @@ def test_what_a_round_cannot_do_is_refused(changes: dict[str, object], told: str
 
 def test_a_round_that_never_finds_its_cohort_is_refused() -> None:
     diurnal = {"model": "diurnal", "share": 0.5, "start_spread": 1.0}
-    check_availability(config(cohort={"clients": 2}, availability=diurnal), CLIENTS)
+    with_known_windows(config(cohort={"clients": 2}, availability=diurnal), CLIENTS)
     told = (
         "round 1: at second 0 there are . of the 5 clients of model type 0 that a round needs, and never all of them in"
     )
     with pytest.raises(TooFewAvailable, match=told):
-        check_availability(config(availability=diurnal), CLIENTS)
-    check_availability(config(), CLIENTS)
+        with_known_windows(config(availability=diurnal), CLIENTS)
+    assert with_known_windows(config(), CLIENTS) == config()
+
+
+def test_a_run_goes_on_with_the_trace_it_began_with(tmp_path) -> None:
+    file = tmp_path / "windows.csv"
+    file.write_text("class,start_seconds,end_seconds\nphone,0,50\n")
+    known = with_known_windows(config(availability={"model": "trace", "trace": str(file)}), CLIENTS)
+    assert with_known_windows(known, CLIENTS) == known
+    file.write_text("class,start_seconds,end_seconds\nphone,0,60\n")
+    with pytest.raises(ConfigError, match=r"it has SHA-256 \w{12}..., and \w{12}... was written down. Bring that file"):
+        with_known_windows(known, CLIENTS)
 
 
 def test_sections_are_told_in_the_run_file() -> None:

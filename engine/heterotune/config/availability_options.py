@@ -32,6 +32,8 @@ class AvailabilityOptions(Section):
     """Hours by which clients are ahead of the run's clock under diurnal, -14 to 14; each client draws one."""
     trace: Path | None = None
     """File of model = trace, .csv or .jsonl, with `client` or `class`, `start_seconds` and `end_seconds` per window."""
+    trace_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the trace, 64 hexadecimal digits; null = written into the run's config.yaml."""
     round_seconds: Positive = 600.0
     """Simulated seconds of a round where nothing else gives a round a length, above 0."""
     check_seconds: Positive | Literal["auto"] = "auto"
@@ -48,6 +50,8 @@ class AvailabilityOptions(Section):
         if (self.model == "trace") != (self.trace is not None):
             text = f"model = {self.model} and trace = {self.trace or 'null'} do not fit"
             raise ValueError(f"{text}. Give both a file and model: trace, or neither.")
+        if self.trace_sha256 is not None and self.trace is None:
+            raise ValueError("trace_sha256 is given without trace. Name the file, or drop it.")
         return self
 
     @model_validator(mode="after")

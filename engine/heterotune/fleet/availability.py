@@ -84,7 +84,7 @@ def make_availability(options: AvailabilityOptions, num_clients: int, *, run_see
     if options.model == "always":
         return Always()
     if options.trace is not None:
-        return read_trace(options.trace, options.period_seconds, num_clients, run_seed=run_seed)
+        return read_trace(options, num_clients, run_seed=run_seed)
     period = options.period_seconds or DAY_SECONDS
     draw = generator(run_seed, NO_ROUND, NO_CLIENT, "availability")
     starts = draw.random(num_clients) * options.start_spread * period

@@ -8,6 +8,7 @@ client,start_seconds,end_seconds        or one JSON object a line with the same 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from heterotune.config.availability_options import AvailabilityOptions
 from heterotune.errors import ConfigError
 from heterotune.plain_files import in_home, is_plain_file
 from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
@@ -65,20 +67,42 @@ class Trace:
         return places, is_inside
 
 
-def read_trace(path: Path, period_seconds: float | None, num_clients: int, *, run_seed: int) -> Trace:
+def windows_sha256(path: Path) -> str:
+    """Return the SHA-256 of a trace.
+
+    Raises:
+        ConfigError: If no such file is there.
+    """
+    file = in_home(path)
+    if file.suffix not in _READERS or not is_plain_file(file):
+        kinds = " or ".join(_READERS)
+        raise ConfigError([f"availability.trace = {path}: no {kinds} file is there. Correct the path."])
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def read_trace(options: AvailabilityOptions, num_clients: int, *, run_seed: int) -> Trace:
     """Read a trace.
 
     Args:
-        path: A .csv or .jsonl file.
-        period_seconds: After which it repeats; None = the last end in it.
+        options: Where it is, and after how many seconds it repeats; null = the last end in it.
         num_clients: Clients of the population.
         run_seed: Draws the clients' classes.
 
     Raises:
-        ConfigError: If there is no such file, a line is wrong, or a client is not in the fleet; names the line.
+        ConfigError: If there is no such file or it is another one than at the run's start, if a line is wrong, or a
+            client is not in the fleet; names the line.
     """
-    column, windows = _read_windows(in_home(path))
-    period = period_seconds or max(end for of_owner in windows.values() for _, end in of_owner)
+    path = options.trace
+    assert path is not None
+    found = windows_sha256(path)
+    if options.trace_sha256 not in (None, found):
+        told = f"it has SHA-256 {found[:12]}..., and {options.trace_sha256[:12]}... was written down"
+        raise ConfigError([f"availability.trace = {path}: {told}. Bring that file back, or drop trace_sha256."])
+    try:
+        column, windows = _read_windows(in_home(path))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError([f"availability.trace = {path}: not text in UTF-8 ({error}). Correct it."]) from None
+    period = options.period_seconds or max(end for of_owner in windows.values() for _, end in of_owner)
     if column == "client":
         owner_of = np.full(num_clients, -1, dtype=np.int32)
         ids = [_client(name, num_clients, path) for name in windows]
@@ -97,11 +121,8 @@ def read_trace(path: Path, period_seconds: float | None, num_clients: int, *, ru
 
 def _read_windows(path: Path) -> tuple[str, Windows]:
     """Return whether owners are clients or classes, and the windows of each in the order of the file."""
-    if path.suffix not in _READERS or not is_plain_file(path):
-        kinds = " or ".join(_READERS)
-        raise ConfigError([f"availability.trace = {path}: no {kinds} file is there. Correct the path."])
     column, windows = "", Windows()
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         for line, row in _READERS[path.suffix](file):
             where = f"availability.trace = {path}, line {line}"
             owner_column, name, window = _window(row, where)

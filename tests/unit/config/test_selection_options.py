@@ -45,6 +45,7 @@ def test_by_default_everybody_is_drawn_alike_and_always_there():
             lambda: AvailabilityOptions(check_seconds=0.1),
             "check_seconds = 0.1 looks more than 100000 times in a period",
         ),
+        (lambda: AvailabilityOptions(trace_sha256="0" * 64), "trace_sha256 is given without trace. Name the file, or"),
         (lambda: Interruptions(probability=0.1, earliest=0.5, latest=0.5), "earliest = 0.5 is not below latest = 0.5"),
         (lambda: OortOptions(cut_off=0.0), "greater than 0"),
         (lambda: CohortConfig(select="best"), "'uniform', 'by_size', 'by_loss', 'power_of_choice' or 'oort'"),

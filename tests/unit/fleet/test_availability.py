@@ -61,7 +61,7 @@ def test_the_end_of_a_stretch_is_known():
 @pytest.fixture
 def trace(tmp_path):
     def write(text: str, name: str = "trace.csv", **options: object):
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, errors="surrogateescape")
         chosen = AvailabilityOptions(model="trace", trace=tmp_path / name, **options)
         return make_availability(chosen, 6, run_seed=1)
 
@@ -118,6 +118,7 @@ def test_each_client_draws_a_class(trace):
             {},
             "line 2: names a class after lines with a client. Use one of the two.",
         ),
+        ("client,start_seconds,end_seconds\n\udcff,1,2\n", "t.csv", {}, "not text in UTF-8 .* Correct it."),
         (CLIENTS, "t.csv", {"period_seconds": 50.0}, "client 4: the window 50 to 60 does not fit into .* = 50. Raise"),
     ],
 )
