@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,11 +12,14 @@ from heterotune.errors import LaunchError
 from heterotune.report.page import Page, draw, write_page, write_plots
 from heterotune.report.run_page import run_page
 from heterotune.report.run_record import read_run
+from heterotune.report.targets import parse_targets
 
 REPORT_FILE = "report.html"
 
 
-def report_run(run_dir: Path, out: Path | None, plots: Path | None, console: Console) -> None:
+def report_run(
+    run_dir: Path, out: Path | None, plots: Path | None, console: Console, targets: Sequence[str] = ()
+) -> None:
     """Write the page of a run.
 
     Args:
@@ -23,13 +27,16 @@ def report_run(run_dir: Path, out: Path | None, plots: Path | None, console: Con
         out: The page; None = report.html in the run folder.
         plots: Folder for PNG, SVG and CSV of every plot; None = they are not written.
         console: Where to say what was written.
+        targets: `loss=2.5`, ...: what it took to reach them is told; none = chosen, where the run has a clock.
 
     Raises:
         LaunchError: If it is no run folder, or nothing can be written there.
+        ConfigError: If a target is none.
     """
+    wanted = parse_targets(targets)
     run = read_run(run_dir)
     target = out or run.folder / REPORT_FILE
-    publish(run_page(run), target, plots, console)
+    publish(run_page(run, wanted), target, plots, console)
     for sentence in run.all_missing():
         _say(console, f"missing: {sentence}")
 

@@ -25,6 +25,12 @@ def run_folders_here(incomplete: str) -> list[str]:
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run folder.", autocompletion=run_folders_here)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; repeatable.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="loss=2.5", help="Tell what it took to reach a loss, an accuracy or an exact_match; repeatable."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
 

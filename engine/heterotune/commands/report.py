@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from heterotune.commands.arguments import RunDir
+from heterotune.commands.arguments import RunDir, Targets
 from heterotune.commands.ending import errors_end_the_command
 
 
@@ -19,10 +19,11 @@ def report(
     plots: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write every plot there, too: PNG, SVG and CSV.")
     ] = None,
+    target: Targets = None,
 ) -> None:
     """Write one HTML page with a run's curves, bytes, memory, conflicts, data, time and configuration."""
     from heterotune.report.terminal import report_console
     from heterotune.report_command import report_run
 
     with errors_end_the_command():
-        report_run(run_dir, out, plots, report_console())
+        report_run(run_dir, out, plots, report_console(), target or ())

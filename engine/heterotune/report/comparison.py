@@ -14,6 +14,7 @@ from typing import Any, get_args
 from heterotune.config.field_types import StrategyName
 from heterotune.config.load import parse_run
 from heterotune.errors import ConfigError, LaunchError
+from heterotune.report.costs import JOULES, SECONDS, spent
 from heterotune.report.plots.learning import ALL_TYPES
 from heterotune.report.run_record import RunRecord, StrategyRecord, read_run
 from heterotune.run_folder import CONFIG_FILE, METRICS_FILE
@@ -26,9 +27,12 @@ MEASURES = {
     "down_bytes": "bytes",
     "seconds_per_round": "s",
     "peak_bytes": "bytes",
+    "virtual_seconds": "s",
+    "energy_joules": "J",
 }
 """What is compared, with its unit; bytes up and down are those of a client in a round."""
 _METRICS = {"loss": "loss/eval", "accuracy": "accuracy/eval", "exact_match": "exact_match/eval"}
+_SPENT = {cost.name: cost for cost in (SECONDS, JOULES)}
 _NOT_SETTINGS = ("name", "seed", "output", "strategy", "compare_with")
 _MOST_IN_LABEL = 3
 
@@ -78,6 +82,9 @@ class Entry:
             return self.strategy.seconds_per_round
         if name == "peak_bytes":
             return self.strategy.peak_bytes
+        if name in _SPENT:
+            amounts = spent(self.strategy, _SPENT[name])
+            return amounts[-1][1] if amounts else None
         if model_type == ALL_TYPES:
             found = [value for each in self.run.fleet if (value := self.measure(name, each)) is not None]
             return statistics.fmean(found) if found else None
@@ -133,6 +140,11 @@ class Comparison:
 
     groups: list[Group]
     missing: list[str]
+
+    @property
+    def contestants(self) -> dict[str, list[StrategyRecord]]:
+        """Label of a group -> what counts of it."""
+        return {group.label: [entry.strategy for entry in group.counted] for group in self.groups}
 
     def differences(self) -> list[tuple[str, list[str]]]:
         """Return (key, its value in each group) of every setting that is not the same in all groups."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from rich.table import Table as TerminalTable
 
 from heterotune.report.comparison import MEASURES, Comparison, Group, Spread
+from heterotune.report.costs import has_clock
 from heterotune.report.page import Page, Section, Table
-from heterotune.report.plots.group_curves import bytes_group_plots, learning_group_plots
+from heterotune.report.plots.cost_curves import cost_plots
+from heterotune.report.plots.group_curves import bytes_group_plots, learning_group_plots, model_types
 from heterotune.report.plots.learning import ALL_TYPES
-from heterotune.report.quantities import bytes_unit, format_number
+from heterotune.report.quantities import bytes_unit, energy_unit, format_number, time_unit
+from heterotune.report.targets import Target, default_targets, target_table, target_tables, targets_record
 
 _HEADS = {
     "loss": "loss",
@@ -22,12 +25,20 @@ _HEADS = {
     "down_bytes": "down",
     "seconds_per_round": "round",
     "peak_bytes": "peak",
+    "virtual_seconds": "virtual time",
+    "energy_joules": "energy",
 }
+_SCALED = {"bytes": bytes_unit, "s": time_unit, "J": energy_unit}
 _TITLE = "mean ± standard deviation over seeds; bytes of one client in one round"
 
 
-def comparison_page(comparison: Comparison) -> Page:
-    """Return the page of a comparison."""
+def comparison_page(comparison: Comparison, targets: Sequence[Target] = ()) -> Page:
+    """Return the page of a comparison.
+
+    Args:
+        comparison: Groups of runs.
+        targets: What is to be reached; none = chosen, where runs have a clock.
+    """
     runs = {entry.run.folder for group in comparison.groups for entry in group.entries}
     heads, rows = result_rows(comparison)
     labels = [group.label for group in comparison.groups]
@@ -39,6 +50,7 @@ def comparison_page(comparison: Comparison) -> Page:
         ),
         Section("learning", "Learning curves", plots=list(learning_group_plots(comparison)), empty=_NOTHING),
         Section("bytes", "Bytes and quality", plots=list(bytes_group_plots(comparison)), empty=_NOTHING),
+        *_spent_section(comparison, targets),
         Section(
             *(
                 "settings",
@@ -57,6 +69,10 @@ def comparison_page(comparison: Comparison) -> Page:
     return Page("Comparison of runs", subtitle, "", "", sections)
 
 
+_SPENT = (
+    "What the clients' own devices would have taken, means over seeds. A target is reached in the first round that was "
+    "evaluated and is good enough; a mean is over the runs that reached it."
+)
 _NOTHING = "The run folders have nothing of this yet."
 _RUN_HEADS = (
     "run folder",
@@ -78,6 +94,26 @@ def _runs(comparison: Comparison) -> Iterator[list[str]]:
             made = [environment.get("num_ranks", "-"), environment.get("heterotune", "-")]
             digest = str(summary.get("global_adapter_sha256", "-"))
             yield [str(entry.run.folder), group.label, str(entry.seed), entry.run.state, rounds, *made, digest[:16]]
+
+
+def _spent_section(comparison: Comparison, targets: Sequence[Target]) -> Iterator[Section]:
+    """Yield what the simulated devices took; nothing where no clock ran and no target was asked for."""
+    wanted = wanted_targets(comparison, targets)
+    if not wanted and not _any_clock(comparison):
+        return
+    runs, types = comparison.contestants, model_types(comparison)
+    plots = list(cost_plots(runs, types)) if _any_clock(comparison) else []
+    tables = target_tables(runs, wanted, types)
+    yield Section("spent", "Virtual time and energy", _SPENT, tables=tables, plots=plots, empty=_NOTHING)
+
+
+def wanted_targets(comparison: Comparison, targets: Sequence[Target]) -> list[Target]:
+    """Return the targets that were asked for; where there are none and a clock ran, some that all runs reach."""
+    return list(targets) or (default_targets(comparison.contestants) if _any_clock(comparison) else [])
+
+
+def _any_clock(comparison: Comparison) -> bool:
+    return has_clock([run for runs in comparison.contestants.values() for run in runs])
 
 
 def result_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -107,11 +143,11 @@ def _cell(name: str, spread: Spread | None) -> str:
     """Write mean and standard deviation in one unit, the mean's."""
     if spread is None:
         return "-"
-    if MEASURES[name] == "bytes":
-        scale, unit = bytes_unit(spread.mean)
-        return _written(spread, 1 / scale, 1, f" {unit}")
-    if MEASURES[name] == "s":
+    if name == "seconds_per_round":
         return _written(spread, 1.0, 1, " s")
+    if MEASURES[name] in _SCALED:
+        scale, unit = _SCALED[MEASURES[name]](spread.mean)
+        return _written(spread, 1 / scale, 1, f" {unit}")
     return _written(spread, 100.0, 1, " %") if MEASURES[name] == "share" else _written(spread, 1.0, 4, "")
 
 
@@ -131,6 +167,19 @@ def terminal_table(comparison: Comparison) -> TerminalTable:
     return table
 
 
+def terminal_target_table(comparison: Comparison, targets: Sequence[Target]) -> TerminalTable | None:
+    """Return for a terminal what it took to reach targets; None where nothing is to be shown."""
+    found = target_table(comparison.contestants, wanted_targets(comparison, targets), ALL_TYPES)
+    if found is None:
+        return None
+    table = TerminalTable(title=found.caption)
+    for place, head in enumerate(found.columns):
+        table.add_column(head, justify="left" if place < found.num_words else "right", overflow="fold")
+    for row in found.rows:
+        table.add_row(*row, end_section=row[1] == comparison.groups[-1].label)
+    return table
+
+
 def write_csv(comparison: Comparison, file: TextIO) -> None:
     """Write a line for each model type and group, mean and standard deviation of each measure side by side."""
     table = csv.writer(file, lineterminator="\n")
@@ -145,10 +194,14 @@ def write_csv(comparison: Comparison, file: TextIO) -> None:
 _COLUMNS = ("mean", "std")
 
 
-def as_record(comparison: Comparison) -> dict[str, Any]:
-    """Return all of it for JSON."""
+def as_record(comparison: Comparison, targets: Sequence[Target] = ()) -> dict[str, Any]:
+    """Return all of it for JSON; `targets` only where there are some."""
     keys = [key for key, _ in comparison.differences()]
-    return {"groups": [_group_record(group, keys) for group in comparison.groups], "missing": comparison.missing}
+    groups = [_group_record(group, keys) for group in comparison.groups]
+    wanted = wanted_targets(comparison, targets)
+    types = [ALL_TYPES, *model_types(comparison)]
+    reached = {"targets": targets_record(comparison.contestants, wanted, types)} if wanted else {}
+    return {"groups": groups, **reached, "missing": comparison.missing}
 
 
 def _group_record(group: Group, keys: list[str]) -> dict[str, Any]:

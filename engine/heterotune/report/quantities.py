@@ -4,6 +4,9 @@ from __future__ import annotations
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024.0
+_ENERGY_UNITS = ("J", "kJ", "MJ", "GJ", "TJ")
+_HOUR, _DAY = 3600, 86400
+_TIME_UNITS = ((1.0, "s"), (60.0, "min"), (float(_HOUR), "h"), (float(_DAY), "days"))
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -32,10 +35,33 @@ def format_share(part: float, whole: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration, e.g. `42.0 s` or `3 min 05 s`."""
+    """Return a duration, e.g. `42.0 s`, `3 min 05 s`, `5 h 07 min` or `12.3 days`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    if seconds < _HOUR:
+        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    if seconds < 2 * _DAY:
+        return f"{int(seconds) // _HOUR} h {int(seconds) % _HOUR // 60:02d} min"
+    return f"{seconds / _DAY:.1f} days"
+
+
+def time_unit(seconds: float) -> tuple[float, str]:
+    """Return the unit in which a duration is at least 2, and its seconds."""
+    return next((unit for unit in reversed(_TIME_UNITS) if seconds >= 2 * unit[0]), _TIME_UNITS[0])
+
+
+def format_energy(joules: float) -> str:
+    """Return an energy with three digits, e.g. `13.4 kJ`."""
+    scale, unit = energy_unit(joules)
+    return f"{joules / scale:.3g} {unit}"
+
+
+def energy_unit(joules: float) -> tuple[float, str]:
+    """Return the unit in which an energy is at least 1, and its joules."""
+    place = 0
+    while joules / 1e3**place >= 1e3 and place < len(_ENERGY_UNITS) - 1:
+        place += 1
+    return 1e3**place, _ENERGY_UNITS[place]
 
 
 def format_number(value: float | None, decimals: int = 3) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from heterotune.report.costs import JOULES, SECONDS, has_clock, spent
 from heterotune.report.metric_record import CurveKey
 from heterotune.report.page import Page, Section, Table
 from heterotune.report.plots.conflicts import conflict_plots
+from heterotune.report.plots.cost_curves import cost_plots
 from heterotune.report.plots.data_skew import skew_plots
 from heterotune.report.plots.learning import learning_plots
 from heterotune.report.plots.memory import memory_plots
@@ -15,6 +17,7 @@ from heterotune.report.plots.message_bytes import bytes_plots
 from heterotune.report.plots.timing import timing_plots
 from heterotune.report.quantities import format_bytes, format_number, format_seconds, format_share
 from heterotune.report.run_record import RunRecord, StrategyRecord
+from heterotune.report.targets import Target, default_targets, target_tables
 from heterotune.report.thinned_series import ThinnedSeries
 
 _MOST_METRIC_ROWS = 150
@@ -22,13 +25,19 @@ _MOST_BESIDE = 3
 _LONGEST_FAILURE = 4000
 
 
-def run_page(run: RunRecord) -> Page:
-    """Return the page of a run that was read."""
+def run_page(run: RunRecord, targets: Sequence[Target] = ()) -> Page:
+    """Return the page of a run that was read.
+
+    Args:
+        run: The run.
+        targets: What is to be reached; none = chosen, where the run has a clock.
+    """
     strategies, types = run.strategies, list(run.fleet)
     sections = [
         _results(run),
         Section("learning", "Learning curves", plots=list(learning_plots(strategies, types)), empty=_NOTHING),
         Section("bytes", "Bytes and quality", _BYTES, plots=list(bytes_plots(strategies, types)), empty=_NOTHING),
+        *_spent_section(run, targets),
         Section("memory", "Memory", _MEMORY, plots=list(memory_plots(strategies)), empty=_NOTHING),
         Section(
             *("conflicts", "Gradient conflicts", _CONFLICTS),
@@ -51,6 +60,10 @@ def run_page(run: RunRecord) -> Page:
 
 _NOTHING = "The run folder has nothing of this yet."
 _BYTES = "Measured lengths of encoded messages from ledger.jsonl. What the simulator's own ranks move is not in it."
+_SPENT = (
+    "What the clients' own devices would have taken: simulated seconds and energy, which do not depend on the machine "
+    "that simulates them. A target is reached in the first round that was evaluated and is good enough."
+)
 _MEMORY = "Peaks that the kernel measured in each phase, at their highest over all rounds."
 _CONFLICTS = (
     "Where model types share a tensor, their mean updates may point apart. CMGA projects them off one another's "
@@ -85,6 +98,22 @@ def _cards(run: RunRecord) -> Iterator[tuple[str, str, str]]:
         yield "Peak of an MPI rank", format_bytes(peak), "resident memory, highest phase"
     if isinstance(digest := main.summary.get("global_adapter_sha256"), str):
         yield "Global adapters", digest[:12], "sha256; all of it is under Environment"
+
+
+def _spent_section(run: RunRecord, targets: Sequence[Target]) -> Iterator[Section]:
+    """Yield what the simulated devices took; nothing where no clock ran and no target was asked for."""
+    runs = {each.name: [each] for each in run.strategies}
+    if not has_clock(run.strategies) and not targets:
+        return
+    section = Section("spent", "Virtual time and energy", _SPENT, empty=_NOTHING)
+    for cost in (SECONDS, JOULES):
+        ends = {each.name: cost.written(curve[-1][1]) for each in run.strategies if (curve := spent(each, cost))}
+        beside = [f"{name} {amount}" for name, amount in ends.items() if name != run.strategies[0].name]
+        card = (cost.title.capitalize(), ends.get(run.strategies[0].name, "-"), "; ".join(beside[:_MOST_BESIDE]))
+        section.cards += [card] if ends else []
+    section.tables += target_tables(runs, targets or default_targets(runs), list(run.fleet))
+    section.plots += list(cost_plots(runs, list(run.fleet))) if has_clock(run.strategies) else []
+    yield section
 
 
 def _beside(note: str, others: Sequence[str]) -> str:
