@@ -99,7 +99,8 @@ def test_a_page_has_them_only_where_a_clock_ran(timed_run, make_run) -> None:
     assert "spent" not in {section.name for section in without.sections}
     (section,) = [section for section in with_clock.sections if section.name == "spent"]
     assert section.cards == [("Virtual time", "3 min 20 s", "fedavg_lora 1 min 40 s"), ("Energy", "4 kJ", "")]
-    assert [table.is_folded for table in section.tables] == [False, True, True] and len(section.plots) == 6
+    assert [table.is_folded for table in section.tables] == [False, True]  # b is far from these losses
+    assert len(section.plots) == 6
     asked = run_page(read_run(make_run("asked")), [Target("loss", 2.95)])
     (section,) = [section for section in asked.sections if section.name == "spent"]
     assert section.tables[0].columns[-1] == "bytes" and not section.plots
