@@ -30,7 +30,12 @@ class Cost:
     written: Callable[[float], str]
 
 
-SECONDS = Cost("virtual_seconds", "virtual time", "clock/seconds", format_seconds)
+def _written_seconds(seconds: float) -> str:
+    """Write a virtual time, which may be far below a second where devices are fast and models small."""
+    return f"{seconds:.3g} s" if seconds < 60 else format_seconds(seconds)
+
+
+SECONDS = Cost("virtual_seconds", "virtual time", "clock/seconds", _written_seconds)
 JOULES = Cost("energy_joules", "energy", "clock/energy", format_energy)
 BYTES = Cost("bytes", "bytes", "", format_bytes)
 COSTS = (SECONDS, JOULES, BYTES)

@@ -75,11 +75,11 @@ def test_time_to_target_with_the_ratio(timed_run) -> None:
     assert table.columns == ("target", "strategy", "runs", "rounds", "virtual time", "energy", "bytes")
     assert [list(row) for row in table.rows] == [
         ["loss ≤ 2.85", "heterotune", "1 of 1", "2.0", "3 min 20 s", "4 kJ", "14.0 MiB"],
-        ["loss ≤ 2.85", "fedavg_lora", "1 of 1", "1.0", "50.0 s (× 0.25)", "-", "7.00 MiB (× 0.50)"],
+        ["loss ≤ 2.85", "fedavg_lora", "1 of 1", "1.0", "50 s (× 0.25)", "-", "7.00 MiB (× 0.50)"],
         ["loss ≤ 2.72", "heterotune", "1 of 1", "2.0", "3 min 20 s", "4 kJ", "14.0 MiB"],
         ["loss ≤ 2.72", "fedavg_lora", "0 of 1", "-", "-", "-", "-"],
-        ["loss ≤ 3.5", "heterotune", "1 of 1", "0.0", "0.0 s", "0 J", "0 B"],
-        ["loss ≤ 3.5", "fedavg_lora", "1 of 1", "0.0", "0.0 s", "-", "0 B"],
+        ["loss ≤ 3.5", "heterotune", "1 of 1", "0.0", "0 s", "0 J", "0 B"],
+        ["loss ≤ 3.5", "fedavg_lora", "1 of 1", "0.0", "0 s", "-", "0 B"],
     ]
     assert target_table(runs, [Target("loss", 0.1)], ALL_TYPES) is None
 
