@@ -2,7 +2,7 @@
 
     RUN/checkpoints/round-000010/manifest.json       facts, and length and SHA-256 of every other file
                                  state.safetensors   common values, head frames, clients that have taken part
-                                 clients/            personal tensors, as hard links where the file system has them
+                                 clients/            clients' states, as hard links where the file system has them
                                  in_flight/          updates on their way under a virtual clock, in the same manner
 
 A folder gets its name when all of it is on disk. Nothing in it is ever executed: safetensors and JSON only.
@@ -11,7 +11,7 @@ The facts are the run's configuration, the clients per chunk that were picked, w
 metrics, ledger and memory profile with all that the summary needs of earlier rounds, and which checkpoint is the best.
 Some things outlive no round, so they are not here: the optimisers of clients begin anew in each, and who takes part and
 which rows it draws come from (seed, round). What a server or a client keeps between rounds is tensors: of the server in
-state.safetensors, of a client in its file.
+state.safetensors, of clients in `clients/`, in files that are never changed.
 
 `round-000000` is the state before the first round. Chunks that were finished after the newest checkpoint are beside it,
 in `progress/` (see round_progress.py).
@@ -56,7 +56,7 @@ class Checkpoint:
         round_number: Rounds done.
         tensors: Name -> value on the CPU; who saves chooses the names.
         facts: What fits into JSON; floats keep their bits.
-        clients: Folder with the personal tensors as they were, one file a client; need not exist.
+        clients: Folder with the clients' states as they were (see client_store.py); need not exist.
         in_flight: Folder with the updates on their way; need not exist. None = there are none.
     """
 

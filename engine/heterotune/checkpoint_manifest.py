@@ -24,7 +24,7 @@ from heterotune.file_digests import describe
 from heterotune.plain_files import read_small_text
 from heterotune.run_folder import MANIFEST_FILE
 
-_MAX_MANIFEST_BYTES = 128 << 20  # about 100 bytes for each client with tensors of its own
+_MAX_MANIFEST_BYTES = 128 << 20  # with the summary's facts of all earlier rounds
 
 
 @dataclass(frozen=True)

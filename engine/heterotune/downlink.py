@@ -114,10 +114,11 @@ class Downlink:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return what `restore` needs, as tensors."""
-        rows = sorted(self.known_clients.items())
-        found = {"known_clients": torch.tensor([client_id for client_id, _ in rows], dtype=torch.int64)}
+        known = torch.tensor(list(self.known_clients), dtype=torch.int64)
+        order = known.argsort()
+        found = {"known_clients": known[order]}
         if any(layout.base for layout in self._layouts):
-            found["known_since"] = torch.tensor([last_round for _, last_round in rows], dtype=torch.int64)
+            found["known_since"] = torch.tensor(list(self.known_clients.values()), dtype=torch.int64)[order]
             found["base_bytes"] = torch.tensor(self._base_bytes, dtype=torch.int64).view(-1, 3)
         return found
 

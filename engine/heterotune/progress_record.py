@@ -1,7 +1,7 @@
 """What one rank finished of a round, as one file: safetensors, named by its own SHA-256.
 
     RUN/progress/round-000004/first-000002-chunks-000003-<sha256>.safetensors
-                              clients/     the new personal tensors of its clients, as in a checkpoint
+                              clients/     the new states of its clients, as in a checkpoint
 
 "first" is the place in the round's plan of the first chunk in it, so two ranks never write the same name. Tensors: the
 exact sums (int64, counters first), the ledger's entries as they travel, and all else as JSON.
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from heterotune.aggregation.quarantine import REASONS, Verdict
+from heterotune.client_segments import read_name
 from heterotune.collective.ledger import Ledger
 from heterotune.errors import CheckpointError, WireError
 from heterotune.file_digests import Description, describe, to_disk
@@ -29,8 +30,6 @@ from heterotune.journal import RoundNotes
 
 VERSION = 3
 _NAME = re.compile(r"first-\d{6}-chunks-(\d{6})-([0-9a-f]{64})\.safetensors\Z")
-
-_CLIENT_FILE = re.compile(r"[a-z]+-\d+\.safetensors\Z")
 
 ChunkKey = tuple[int, tuple[int, ...]]
 """A chunk's model type and client ids."""
@@ -60,7 +59,8 @@ class Record:
         chunks: What it trained, in this order.
         sums: Place of a model type -> the memory of the exact sum over these chunks' clients.
         notes: What the journal has of them.
-        client_files: Name -> a file of its clients: personal tensors, what they owe. Empty where they have none.
+        client_files: Name -> a file with its clients' states: personal tensors, what they owe. Empty where they have
+            none.
     """
 
     start: RoundStart
@@ -114,7 +114,7 @@ def read_record(path: Path) -> Record:
         raise CheckpointError(f"{path}: cannot be read ({error!r}).") from error
     for name, described in record.client_files.items():
         file = clients_folder(path.parent) / name
-        if not _CLIENT_FILE.match(name) or not file.is_file() or describe(file) != described:
+        if read_name(name) is None or not file.is_file() or describe(file) != described:
             raise CheckpointError(f"{path}: {name} is missing or not what was written.")
     return record
 

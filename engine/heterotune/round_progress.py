@@ -109,6 +109,7 @@ class RoundProgress:
         if self._journal.is_root:
             self._taken_over = self._take_over(folder, start(), set(places))
         done = _agree_on(self._taken_over, self._journal.channel)
+        self._store.refresh()
         left = [chunk for chunk in chunks if _key(chunk) not in done]
         if done:
             told = f"{len(chunks) - len(left)} of its {len(chunks)} chunks were finished before"
@@ -211,13 +212,13 @@ class _Round:
 
     def writing(self, arrays: Mapping[int, np.ndarray], notes: RoundNotes, store: ClientStore) -> Callable[[], None]:
         """Return what writes all that is finished by now."""
-        start, chunks, num_before = self.start(), tuple(self.finished), self.num_saved
+        start, chunks = self.start(), tuple(self.finished)
         self.num_saved = len(chunks)
+        client_files = store.flush()  # by this thread, which writes to the store
 
         def write() -> None:
             try:
-                new_clients = [client_id for _, client_ids in chunks[num_before:] for client_id in client_ids]
-                self._keep_files(new_clients, store)
+                self._keep_files(client_files)
                 record = Record(start, chunks, arrays, notes, dict(self._client_files))
                 before, self._path = self._path, write_record(self.folder, record, first=self.places[chunks[0]])
                 if before is not None:
@@ -228,11 +229,11 @@ class _Round:
 
         return write
 
-    def _keep_files(self, client_ids: Iterable[int], store: ClientStore) -> None:
-        """Give the new files of clients a second name that the next round does not replace."""
+    def _keep_files(self, paths: Iterable[Path]) -> None:
+        """Give the new files with clients' states a second name, which stays when the store brings files together."""
         kept = clients_folder(self.folder)
         kept.mkdir(parents=True, exist_ok=True)
-        for path in (path for client_id in client_ids for path in store.paths(client_id)):
+        for path in (path for path in paths if path.name not in self._client_files):
             link_file(path, kept / path.name)
             to_disk(kept / path.name)
             self._client_files[path.name] = describe(kept / path.name)

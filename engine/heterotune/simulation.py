@@ -102,7 +102,9 @@ class Simulation:
             federation.population, self.config.cohort, self.config.availability, run_seed=self.config.seed
         )
         self.clock = make_round_clock(federation, self.layouts, journal, self.selection)
-        self.store = ClientStore(journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed)
+        self.store = ClientStore(
+            journal.folder / CLIENTS_FOLDER, run_seed=self.config.seed, mpi_rank=self.channel.mpi_rank
+        )
         self.background = Background("saving")
         self.progress = RoundProgress(
             journal,
@@ -153,6 +155,7 @@ class Simulation:
         """Run one federation round. Every rank must call this."""
         started = time.perf_counter()
         self.journal.begin_round(round_number)
+        self.store.begin_round(round_number)
         plan = self.plan(round_number)
         self.train(plan)
         updates = self.gather(self.arrive(plan))
@@ -161,6 +164,8 @@ class Simulation:
         self.broadcast(round_number)
         if round_number % self.config.evaluate.every_rounds == 0 or round_number == self.config.rounds:
             self.evaluate(round_number)
+        if self.channel.mpi_rank == ROOT:
+            self.store.tidy()  # nobody reads it until all have come to the round's end
         end = self.journal.end_round(round_number, time.perf_counter() - started, self.pass_seconds)
         self.pass_seconds, self.rounds_done = end.pass_seconds, round_number
         self.checkpoint(end.stop_wanted)
@@ -242,6 +247,7 @@ class Simulation:
         Raises:
             TooFewClients: If the run stops then.
         """
+        self.store.flush()  # what others may need is on disk before ranks meet
         with self.journal.phase("gather"):
             outcome = agree_on_outcome(plan, self.journal.take_verdicts(), self.channel)
             goes_on = self.protection.goes_on(outcome, plan.round_number)
@@ -290,6 +296,7 @@ class Simulation:
 
     def evaluate(self, round_number: int) -> None:
         """Score every model type's global adapter on the held-out rows, and clients' own ones where these count."""
+        self.store.refresh()
         with self.journal.phase("evaluate", round_number):
             scores = []
             for place, heldout in enumerate(self.heldout):

@@ -143,7 +143,7 @@ def send_updates(
         intake.add(rows_KP, weight_K[list(owed)], [client.client_id for client in counted])
     for place, owed_P in owed.items():
         if owed_P is not None:
-            store.save_residual(clients[place].client_id, owed_P)
+            store.save_residual(clients[place].client_id, layout, owed_P)
     return verdicts
 
 
@@ -163,7 +163,7 @@ class _WayUp:
         """Send one client's update; returns whether it counts, and what the client owes then (None = nothing)."""
         owed_P = None
         if codec_named(self.wire.wire).keeps_residual:
-            owed_P = self.store.load_residual(client_id, self.layout.num_travelling)
+            owed_P = self.store.load_residual(client_id, self.layout)
         sent_C = self._sent(client_id, update_C)
         try:
             for group, meant_G, columns in _messages(self.layout, sent_C, owed_P):

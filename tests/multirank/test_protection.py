@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from heterotune.client_segments import latest_states
+
 MODEL = "random:hidden_size=16,intermediate_size=24,num_attention_heads=2,vocab_size=2048"
 RUN = {
     "name": "protection",
@@ -70,8 +72,15 @@ def read_result(out: Path) -> dict[str, Any]:
         "sha256": json.loads((out / "summary.json").read_text())["global_adapter_sha256"],
         "ledger": (out / "ledger.jsonl").read_text(),
         "metrics": [entry for entry in metrics if entry["name"].startswith(RESULTS)],
-        "clients": {path.name: path.read_bytes() for path in out.glob("clients/*")},
+        "clients": states_in(out),
     }
+
+
+def states_in(out: Path) -> dict[tuple[str, str, int], bytes]:
+    """Return what clients keep at the end of a run."""
+    if not (out / "clients").exists():
+        return {}
+    return {client: state.tobytes() for client, state in latest_states(out / "clients").items()}
 
 
 def numbers(result: dict[str, Any], name: str) -> dict[int, Any]:

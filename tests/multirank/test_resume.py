@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from heterotune.client_segments import latest_states
 from heterotune.launching.progress import saved_rounds
 
 MODEL = "random:hidden_size=16,intermediate_size=24,num_attention_heads=2,vocab_size=2048"
@@ -86,7 +87,7 @@ def results(run: Path) -> dict[str, object]:
         found[name, "model_types"] = summary["model_types"]
         for folder in ("adapters", "adapters-best"):
             found[name, folder] = {path.name: path.read_bytes() for path in (part / folder).iterdir()}
-    found["clients"] = {path.name: path.read_bytes() for path in (run / "clients").iterdir()}
+    found["clients"] = {client: state.tobytes() for client, state in latest_states(run / "clients").items()}
     return found
 
 

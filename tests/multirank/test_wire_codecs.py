@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from heterotune.client_segments import latest_states
+
 CASES = Path(__file__).parent / "cases"
 RUN = {
     "name": "codecs",
@@ -53,16 +55,21 @@ def results(run_mpi, run_file) -> dict[int, dict]:
     return found
 
 
+def states_in(out: Path) -> dict[tuple[str, str, int], bytes]:
+    """Return what clients keep at the end of a run."""
+    return {client: state.tobytes() for client, state in latest_states(out / "clients").items()}
+
+
 def test_the_bits_do_not_depend_on_the_number_of_ranks(results, run_file):
     assert results[1] == results[2]
     assert len({found["digest"] for found in results[1].values()}) == len(results[1]) == 4
     for wire in results[1]:
         one, two = (run_file.parent / f"ranks-{num_ranks}" / wire for num_ranks in (1, 2))
         assert (one / "ledger.jsonl").read_text() == (two / "ledger.jsonl").read_text()
-        files = {path.name: path.read_bytes() for path in (one / "clients").iterdir()}
-        assert {path.name: path.read_bytes() for path in (two / "clients").iterdir()} == files
-        kept = {name.split("-")[0] for name in files}
-        assert kept == ({"client", "residual"} if wire == "topk" else {"client"})
+        states = states_in(one)
+        assert states_in(two) == states
+        kept = {kind for kind, _, _ in states}
+        assert kept == ({"personal", "residual"} if wire == "topk" else {"personal"})
 
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16", "int8", "topk"])
@@ -109,5 +116,4 @@ def test_what_clients_owe_survives_a_kill(work, results, run_file, tmp_path):
     assert digest == results[1]["topk"]["digest"]
     uninterrupted = run_file.parent / "ranks-1" / "topk"
     assert (out / "ledger.jsonl").read_text() == (uninterrupted / "ledger.jsonl").read_text()
-    files = {path.name: path.read_bytes() for path in (uninterrupted / "clients").iterdir()}
-    assert {path.name: path.read_bytes() for path in (out / "clients").iterdir()} == files
+    assert states_in(out) == states_in(uninterrupted)

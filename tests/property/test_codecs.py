@@ -181,7 +181,7 @@ def test_error_feedback_loses_nothing(num_rounds, seed, share, whole_numbers):
             )
             sent_P += exact.to_float64()
             meant_P += update_1P[0, 3:]
-        owed_P = store.load_residual(CLIENT.client_id, 60).double()
+        owed_P = store.load_residual(CLIENT.client_id, LAYOUT).double()
     assert torch.count_nonzero(owed_P) >= 1  # a share below 1 left something
     tolerance = 0.0 if whole_numbers else 1e-4  # whole numbers are added without rounding
     torch.testing.assert_close(sent_P + owed_P, meant_P, rtol=0.0, atol=tolerance)

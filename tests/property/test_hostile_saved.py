@@ -133,15 +133,17 @@ def test_mutated_adapters_and_client_files(tmp_path, mutations):
     layout = a_layout()
     store = ClientStore(tmp_path / "clients", run_seed=1)
     store.save(3, layout, torch.zeros(max(columns.stop for columns in layout.columns.values())))
+    store.flush()
     (path,) = (tmp_path / "clients").iterdir()
     whole = path.read_bytes()
     for number in range(round(300 * mutations.SHARE) + 10):
         path.write_bytes(mutations.mutated_bytes(whole, random.Random(number)))
         is_bounded(lambda: read_tensors(path), CheckpointError, name=path.name)
-        is_bounded(lambda: store.load(3, layout), CheckpointError, name=path.name)
+        is_bounded(lambda: ClientStore(path.parent, run_seed=1).load(3, layout), CheckpointError, name=path.name)
     for content in FORGED.values():
         path.write_bytes(content)
-        assert is_bounded(lambda: store.load(3, layout), CheckpointError, name=path.name)
+        fresh = ClientStore(path.parent, run_seed=1)
+        assert is_bounded(lambda store=fresh: store.load(3, layout), CheckpointError, name=path.name)
 
 
 def a_layout() -> AdapterLayout:
@@ -154,20 +156,32 @@ def a_layout() -> AdapterLayout:
 
 
 def test_a_client_file_of_another_run_is_refused(tmp_path):
-    layout = a_layout()
-    store = ClientStore(tmp_path, run_seed=1)
-    path = tmp_path / "client-000003.safetensors"
-    save_file({"something": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="client-000003.safetensors: holds no .*not of this run"):
-        store.load(3, layout)
-    personal = [spec for spec in layout.tensors if spec.scope == "client"]
-    save_file({spec.name: torch.zeros(1) for spec in personal}, path)
-    with pytest.raises(CheckpointError, match=r"client-000003.safetensors: .* is \(1,\) torch.float32, not "):
-        store.load(3, layout)
+    layout, ids = a_layout(), torch.tensor([3])
+    path = tmp_path / f"personal-{layout.model_type}-000002-r0000p0000.safetensors"
+
+    def load():
+        return ClientStore(tmp_path, run_seed=1).load(3, layout)
+
+    for tensors, message in [
+        ({"something": torch.zeros(2)}, "holds no 'client_ids'; it is not of this run"),
+        ({"client_ids": ids, "values": torch.zeros(1, 1)}, r"holds 1 elements of a client, not \d+; it is not of this"),
+        (
+            {"client_ids": ids, "values": torch.zeros(2, 1)},
+            r"1 client ids int64 and values \(2, 1\) F32 are no clients'",
+        ),
+        ({"client_ids": ids.float(), "values": torch.zeros(1, 1)}, "1 client ids float32 .* are no clients' state"),
+        (
+            {"client_ids": ids.expand(2).contiguous(), "values": torch.zeros(2, 1)},
+            "2 client ids int64 .* are no clients' state",
+        ),
+    ]:
+        save_file(tensors, path)
+        with pytest.raises(CheckpointError, match=f"{path.name}: {message}"):
+            load()
     path.unlink()
     path.symlink_to("/dev/zero")
-    with pytest.raises(CheckpointError, match="client-000003.safetensors: not a regular file."):
-        store.load(3, layout)
+    with pytest.raises(CheckpointError, match=f"{path.name}: not a regular file."):
+        load()
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/hostname", "clients/../../x", "..", "a\x00b", "\ud800"])

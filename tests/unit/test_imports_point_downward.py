@@ -36,6 +36,7 @@ LEVELS = (
         "base_change",
         "checkpointing",
         "chunk_training",
+        "client_segments",
         "client_store",
         "downlink",
         "federation",

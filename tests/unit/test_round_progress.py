@@ -12,8 +12,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from heterotune import progress_record, round_progress
+from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.aggregation.exact import ExactSum
 from heterotune.background import Background
+from heterotune.client_segments import latest_states
 from heterotune.client_store import ClientStore
 from heterotune.collective.ledger import LedgerEntry
 from heterotune.collective.single import SingleChannel
@@ -28,6 +30,8 @@ from heterotune.run_folder import RunFolder
 
 START = RoundStart(run_seed=5, round_number=4, adapters_sha256="ab" * 32)
 NUM_ELEMENTS = [3, 2]
+OWN = TensorSpec("own", (1,), "client", "", "dema.client", "0")
+LAYOUT = AdapterLayout("a", (OWN,))
 CHUNKS = [
     Chunk(place, tuple(Client(number, place, 10) for number in numbers), (2,) * len(numbers))
     for place, numbers in [(0, (0, 1)), (0, (2,)), (1, (5, 6)), (1, (7,))]
@@ -42,6 +46,7 @@ class Job:
         self.seconds = 0.0
         self.journal = Journal(RunFolder.open(folder), SingleChannel(), ["a", "b"], "s", 9)
         self.store = ClientStore(folder / "clients", run_seed=5)
+        self.store.begin_round(4)
         self.background = Background("test")
         self.progress = RoundProgress(
             self.journal,
@@ -70,11 +75,9 @@ class Job:
             )
             self.journal.take_over(notes)
             for number in ids:
-                self.store.folder.mkdir(exist_ok=True)
-                for kind in ("client", "residual")[: 1 + number % 2]:
-                    path = self.store.folder / f"{kind}-{number:06d}.safetensors"
-                    path.with_suffix(".new").write_bytes(b"%s %d" % (kind.encode(), number))
-                    path.with_suffix(".new").replace(path)
+                self.store.save(number, LAYOUT, torch.tensor([float(number)]))
+                if number % 2:
+                    self.store.save_residual(number, LAYOUT, torch.tensor([number + 0.5]))
             self.progress.chunk_done(chunk, self.sums)
             self.background.wait()
 
@@ -82,8 +85,9 @@ class Job:
         self.progress.end(self.sums)
         notes = self.journal.round_notes()
         sums = {place: exact.as_array().tolist() for place, exact in self.sums.items()}
-        files = {path.name: path.read_bytes() for path in (self.journal.folder / "clients").iterdir()}
-        return sums, sorted(notes.losses), list(notes.ledger), files
+        self.store.flush()
+        states = {client: state.tolist() for client, state in latest_states(self.store.folder).items()}
+        return sums, sorted(notes.losses), list(notes.ledger), states
 
 
 @pytest.fixture
@@ -165,8 +169,9 @@ def misname(folder: Path) -> str:
 
 
 def lose_client(folder: Path) -> str:
-    (folder / "progress" / "round-000004" / "clients" / "client-000001.safetensors").unlink()
-    return "client-000001.safetensors is missing or not what was written"
+    name = "personal-a-000004-r0000p0000.safetensors"
+    (folder / "progress" / "round-000004" / "clients" / name).unlink()
+    return f"{name} is missing or not what was written"
 
 
 def rewrite(folder: Path, **changes: np.ndarray) -> None:

@@ -114,7 +114,7 @@ def shared_backbone() -> dict[str, Any] | None:
 
 
 def _fleet_figures(setting: Setting, num_clients: int) -> dict[str, Any]:
-    """Return what clients cost that are in the fleet but not in the present chunk: their rows; a file each."""
+    """Return what clients cost that are in the fleet but not in the present chunk: their rows; states on disk."""
     data_bytes = 2 * 8 * CLIENT_ROWS * CLIENT_TOKENS + 8 * CLIENT_ROWS
     with tempfile.TemporaryDirectory() as folder:
         store = ClientStore(Path(folder), run_seed=0)
@@ -123,6 +123,7 @@ def _fleet_figures(setting: Setting, num_clients: int) -> dict[str, Any]:
         fleet = [_rows(number) for number in range(num_clients)]
         for number in range(num_clients):
             store.save(number, setting.layout, torch.zeros(setting.layout.num_columns))
+        store.flush()
         added = _resident_bytes() - before
     assert len(fleet) == num_clients
     return _per_client(added, num_clients, data_bytes, step_bytes=0, pass_bytes=0)

@@ -205,6 +205,6 @@ def _personal(clients: Path, config: RunConfig, layout: AdapterLayout, client: i
                 f"--client {client}: the clients of {layout.model_type} hold no tensors of their own in this run, so "
                 "the global adapter is theirs. Leave --client out (heterotune.personal_rank gives them a branch)."
             )
-        if not store.paths(client):
-            raise ExportError(f"--client {client} has trained nothing yet: {clients} holds no file of it.")
+        if not store.has_state(client):
+            raise ExportError(f"--client {client} has trained nothing yet: {clients} holds nothing of it.")
     return store.load(NO_CLIENT if client is None else client, layout)

@@ -70,6 +70,7 @@ def write_run(folder: Path, fleet: list[dict[str, Any]], **options: Any) -> RunF
         layout = adapter_layout(config.strategy, config, owner, model_types)
         store = ClientStore(run_folder.path / CLIENTS_FOLDER, run_seed=config.seed)
         store.save(client, layout, torch.randn(layout.num_columns, generator=draw) * 0.05)
+        store.flush()
     return run_folder
 
 

@@ -41,9 +41,15 @@ def test_what_the_run_does_not_have(make_run, tmp_path, choice, message):
         export_adapter(make_run().path, tmp_path / "out", choice, ExportForm())
 
 
+def state_of_client_1(path: Path) -> Path:
+    """Return the file with what client 1 keeps, alone in it."""
+    (found,) = (each for each in (path / "clients").iterdir() if load_file(each)["client_ids"].tolist() == [1])
+    return found
+
+
 def test_a_client_that_never_trained(make_run, tmp_path):
     run = make_run(heterotune={"personal_rank": 2})
-    (run.path / "clients" / "client-000001.safetensors").unlink()
+    state_of_client_1(run.path).unlink()
     with refused("--client 1 has trained nothing yet"):
         export_adapter(run.path, tmp_path / "out", Choice("small", client=1), ExportForm())
 
@@ -66,10 +72,10 @@ def test_a_saved_round_brings_its_own_values_frame_and_clients(make_run, tmp_pat
     saved |= {f"frames/0/{name}": value + 2 for name, value in vars(last.frame).items()}
     facts = {"best": {"round": 2, "heldout_loss": 3.0}}
     save_checkpoint(run.path, Checkpoint(2, saved, facts, run.path / "clients"), keep=1)
-    personal = run.path / "clients" / "client-000001.safetensors"
-    later = {name: value + 5 for name, value in load_file(personal).items()}
-    personal.unlink()  # as a client's file is replaced
-    save_file(later, personal)
+    personal = state_of_client_1(run.path)
+    tensors = load_file(personal)
+    personal.unlink()  # files are never changed in place
+    save_file({**tensors, "values": tensors["values"] + 5}, personal)
     found = read_run_adapter(run.path, Choice("small", client=1, **wanted))
     for spec in last.layout.tensors:
         added = 0 if spec.scope == "client" else 1

@@ -23,7 +23,7 @@ _OTHERS = "others"
 def skew_plots(run: RunRecord) -> Iterator[Plot]:
     """Yield who holds what, from data.json, and who took part, from the ledger."""
     if run.clients:
-        yield _rows_plot(run.clients)
+        yield _rows_plot(run.clients, sum(count or 0 for count in run.fleet.values()))
         if any(client.kinds for client in run.clients):
             yield _kinds_plot(run.clients)
     turns = run.strategies[0].ledger.turns if run.strategies else {}
@@ -31,14 +31,15 @@ def skew_plots(run: RunRecord) -> Iterator[Plot]:
         yield _turns_plot(run.fleet, turns)
 
 
-def _rows_plot(clients: Sequence[ClientData]) -> Plot:
+def _rows_plot(clients: Sequence[ClientData], num_clients: int) -> Plot:
     bars = {str(client.client_id): (client.model_type, client.train_rows) for client in clients}
     counts = sorted(client.train_rows for client in clients)
+    of_more = f" of {num_clients}, at equal distances," if num_clients > len(clients) else ""
     return Plot(
         "rows-per-client",
         "Training rows of each client",
         "As data.json says, before the first round.",
-        f"{len(clients)} clients hold {counts[0]} to {counts[-1]} rows, in the median {counts[len(counts) // 2]}.",
+        f"{len(clients)} clients{of_more} hold {counts[0]} to {counts[-1]} rows, in the median {counts[len(counts) // 2]}.",
         partial(_draw_bars, bars=list(bars.values()), x_label="client", y_label="training rows"),
         2.9,
         ("client", "model_type", "train_rows", "heldout_rows"),
