@@ -88,6 +88,7 @@ def measure(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     out = folder / "run"
     out.mkdir()
     variables = {"PYTHONPATH": str(REPOSITORY / "engine"), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    variables["HETEROTUNE_NUM_RANKS"] = "1"
     command = [sys.executable, "-m", "heterotune.worker", str(folder / "run.yaml"), "--run-dir", str(out)]
     started = time.perf_counter()
     subprocess.run(command, check=True, env=os.environ | variables, timeout=LIMIT_SECONDS, stderr=subprocess.DEVNULL)
