@@ -12,7 +12,7 @@ import numpy as np
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.rows import Rows
 
-MOST_LISTED = 10_000
+MOST_LISTED = 2_000
 """Of a larger fleet about `NUM_SAMPLED` clients are listed."""
 NUM_SAMPLED = 1_000
 _ROW_SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
