@@ -23,6 +23,7 @@ from heterotune.round_plan import RoundPlan
 from heterotune.server import GlobalAdapters
 from heterotune.strategies.strategy import RuleOfRound
 from heterotune.training.chunk_batches import PreparedChunk, prepare_chunk
+from heterotune.training.label_priors import LabelPriors
 from heterotune.training.local import TrainedChunk, idle_training_pass, train_chunk
 from heterotune.training.local_rule import LocalRule
 from heterotune.training_reports import note_reports
@@ -54,6 +55,7 @@ class ChunkTraining:
         self._federation, self._config, self._rule_of = federation, federation.config, rule_of
         self._attached, self._adapters, self._store, self._journal = attached, adapters, store, journal
         self.frames: list[HeadFrame | None] = [None] * len(adapters.layouts)
+        self._priors = _label_priors(federation)
 
     def rule(self, place: int, round_number: int) -> LocalRule:
         """Return what the method does in the local training of a chunk of a model type."""
@@ -62,7 +64,9 @@ class ChunkTraining:
     def prepare(self, round_number: int, chunk: Chunk) -> PreparedChunk:
         """Draw a chunk's rows; may run in another thread than the training before it."""
         rows, config = self._federation.data.train, self._config
-        return prepare_chunk(chunk, rows, config.local, run_seed=config.seed, round_number=round_number)
+        return prepare_chunk(
+            chunk, rows, config.local, run_seed=config.seed, round_number=round_number, priors=self._priors
+        )
 
     def train(self, round_number: int, chunk: Chunk, prepared: PreparedChunk) -> TrainedChunk:
         """Make a chunk's passes over its backbone and keep its clients' own tensors."""
@@ -151,3 +155,12 @@ class ChunkTraining:
             "passes": chunk.num_passes,
         }
         return self._journal.phase("train", round_number, shape=shape, facts=facts)
+
+
+def _label_priors(federation: Federation) -> LabelPriors | None:
+    """Return what tells clients' label priors, None if the run adjusts no logits."""
+    smoothing, data = federation.config.local.logit_adjustment, federation.data
+    if smoothing is None:
+        return None
+    vocab_size = federation.model_types[0].vocab_size
+    return LabelPriors.of_rows(data.train.held(), len(data.label_names), vocab_size, smoothing)

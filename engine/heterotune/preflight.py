@@ -82,6 +82,7 @@ def check(config: RunConfig) -> CheckedRun:
     config = with_known_devices(config, model_types)
     data_of_type = load_data(config, model_types, tokenizers)
     config = with_counted_classes(config, data_of_type[0].label_names)
+    check_logit_adjustment(config, data_of_type)
     config, answers = with_answers(config, data_of_type[0], tokenizers[0])
     population = enlist_clients(model_types, data_of_type[0].train.num_rows)
     config = with_known_windows(config, population)
@@ -233,6 +234,21 @@ def with_counted_classes(config: RunConfig, label_names: Sequence[str]) -> RunCo
         raise DataError(f"fedproto.num_classes = {wanted}, and the data has {found} labels. Raise it, or set auto.")
     picked = config.fedproto.model_copy(update={"num_classes": found if wanted == "auto" else wanted})
     return config.model_copy(update={"fedproto": picked})
+
+
+def check_logit_adjustment(config: RunConfig, data_of_type: Sequence[FederatedData]) -> None:
+    """Check that local.logit_adjustment has labels to adjust, in tokens that all model types share.
+
+    Raises:
+        DataError: If it has not.
+    """
+    if config.local.logit_adjustment is None:
+        return
+    setting = f"local.logit_adjustment = {config.local.logit_adjustment:g}"
+    if not data_of_type[0].label_names:
+        raise DataError(f"{setting} needs labels, and no row has one. Name them in data.fields, or set it to null.")
+    if len(data_of_type) > 1 and any(data is not data_of_type[0] for data in data_of_type):
+        raise DataError(f"{setting} needs one tokenizer, and the fleet has several. Use one, or set it to null.")
 
 
 def public_rows(checked: CheckedRun) -> Rows | None:

@@ -14,7 +14,13 @@ from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError, DataError, TooFewAvailable
 from heterotune.fleet.clients import make_population
 from heterotune.fleet.model_types import read_model_types
-from heterotune.preflight import check_protection, with_counted_classes, with_known_devices, with_known_windows
+from heterotune.preflight import (
+    check_logit_adjustment,
+    check_protection,
+    with_counted_classes,
+    with_known_devices,
+    with_known_windows,
+)
 
 TYPES = (SimpleNamespace(name="small", index=0), SimpleNamespace(name="large", index=1))
 CLIENTS = make_population([6, 6], [0 if number == 3 else 10 for number in range(12)])
@@ -84,6 +90,17 @@ def test_the_data_says_how_many_classes_there_are() -> None:
         with_counted_classes(proto, ())
     with pytest.raises(DataError, match="fedproto.num_classes = 5, and the data has 6 labels. Raise it, or set auto."):
         with_counted_classes(wider, tuple("abcdef"))
+
+
+def test_logit_adjustment_needs_labels_in_one_kind_of_tokens() -> None:
+    adjusted = config(local={"logit_adjustment": 0.2})
+    labelled, others = SimpleNamespace(label_names=("a", "b")), SimpleNamespace(label_names=("a", "b"))
+    check_logit_adjustment(adjusted, [labelled, labelled])
+    check_logit_adjustment(config(), [SimpleNamespace(label_names=())])
+    with pytest.raises(DataError, match=r"local.logit_adjustment = 0.2 needs labels, and no row has one"):
+        check_logit_adjustment(adjusted, [SimpleNamespace(label_names=())])
+    with pytest.raises(DataError, match=r"needs one tokenizer, and the fleet has several. Use one, or set it to null"):
+        check_logit_adjustment(adjusted, [labelled, others])
 
 
 def test_devices_are_written_into_the_run(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from heterotune.config.selection_checks import SELECTION_CHECKS
 
 if TYPE_CHECKING:
     from heterotune.config.cohort_options import CohortConfig
+    from heterotune.config.data_options import DataConfig
     from heterotune.config.device_options import DevicesConfig
     from heterotune.config.engine_options import ChunkConfig
     from heterotune.config.fleet_options import FleetEntry
@@ -111,6 +112,26 @@ def _decay_of_differences(local: LocalConfig, strategy: str, compare_with: tuple
     return [f"{text}. Set it to 0, or leave fedavg_full out."]
 
 
+_OWN_LOSS = ("fedavg_full", "depthfl")
+
+
+def _logits_can_be_adjusted(
+    local: LocalConfig, data: DataConfig, strategy: str, compare_with: tuple[str, ...]
+) -> list[str]:
+    """Logit adjustment acts where an answer begins, in the loss behind one frozen head."""
+    if local.logit_adjustment is None:
+        return []
+    setting = f"local.logit_adjustment = {local.logit_adjustment:g}"
+    problems = [
+        f"{setting} does not go with strategy {name}, whose loss is its own. Set it to null, or leave {name} out."
+        for name in (strategy, *compare_with)
+        if name in _OWN_LOSS
+    ]
+    if data.loss == "all":
+        problems.append(f"{setting} acts where an answer begins, and data.loss = all hides where. Set loss: response.")
+    return problems
+
+
 def _shared_ranks(
     fleet: tuple[FleetEntry, ...], options: HeterotuneOptions, strategy: str, compare_with: tuple[str, ...]
 ) -> list[str]:
@@ -181,6 +202,7 @@ _CHECKS = (
     (_decay_of_differences, ("local", "strategy", "compare_with")),
     (_shared_ranks, ("fleet", "heterotune", "strategy", "compare_with")),
     (_ranks_of_shared_layers, ("fleet", "strategy", "compare_with")),
+    (_logits_can_be_adjusted, ("local", "data", "strategy", "compare_with")),
     *METHOD_CHECKS,
     *PROTECTION_CHECKS,
     *SELECTION_CHECKS,

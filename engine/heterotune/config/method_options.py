@@ -53,6 +53,9 @@ class LocalConfig(Section):
     """How the learning rate falls over the steps of a round."""
     warmup_steps: CountOrZero = 0
     """Steps over which the learning rate rises from 0 at the start of a round."""
+    logit_adjustment: Share | None = None
+    """Logit adjustment: training on labels allows for the client's own shares of them. The part of these shares that is
+    spread equally over all labels, above 0 and at most 1, e.g. 0.2; needs data with labels. null = off."""
 
     @model_validator(mode="before")
     @classmethod

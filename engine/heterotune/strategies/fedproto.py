@@ -26,7 +26,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.data.tokenizing import IGNORED
 from heterotune.strategies.strategy import Combined, ServerRound, Strategy, TypeUpdate, weighted_mean
 from heterotune.training.local_rule import LocalRule
-from heterotune.training.objective import ChunkBatch, mean_by_client
+from heterotune.training.objective import ChunkBatch, mean_by_client, token_losses
 
 _MEANS, _HOLDERS = f"fleet/{PROTOTYPES}", f"fleet/{SEEN}"
 
@@ -63,8 +63,7 @@ class _ClassFeatures:
     def objective(self, backbone: Backbone, bank: Bank, batch: ChunkBatch) -> Tensor:
         """Return the mean loss per token, and the mean squared distance of features to known prototypes."""
         final: list[Tensor] = []
-        # What is called with the final hidden states returns None: there is no branch at the head.
-        losses_RT = backbone.lm(batch.input_ids_RT, batch.targets_RT, final.append)
+        losses_RT = token_losses(backbone, bank, batch, look=final.append)
         losses_K = mean_by_client(losses_RT, batch)
         if batch.labels_R is None:  # a pass that counts for nothing
             return losses_K

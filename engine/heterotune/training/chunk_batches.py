@@ -16,6 +16,7 @@ from heterotune.data.batches import batches
 from heterotune.data.client_rows import ClientRows
 from heterotune.data.tokenizing import IGNORED, Rows
 from heterotune.fleet.chunks import Chunk
+from heterotune.training.label_priors import LabelPriors
 from heterotune.training.objective import ChunkBatch
 
 
@@ -34,6 +35,7 @@ class PreparedChunk:
         passes: For each pass input ids and targets (R, T), int64.
         labels: For each pass the rows' classes (R,), int64, -1 = none.
         num_clients: K.
+        offset_KV: What each client adds to the logits where an answer begins, float32; None = nothing.
         padding_share: Positions of clients that still train that hold no token, over all such positions.
     """
 
@@ -41,15 +43,22 @@ class PreparedChunk:
     labels: tuple[np.ndarray, ...]
     num_clients: int
     padding_share: float
+    offset_KV: np.ndarray | None = None
 
     def batches(self, device: torch.device) -> Iterator[ChunkBatch]:
         """Yield one batch a pass, on the device where the backbone runs."""
         for (ids_RT, targets_RT), labels_R in zip(self.passes, self.labels, strict=True):
-            yield ChunkBatch.of_rows(ids_RT, targets_RT, self.num_clients, device, labels_R)
+            yield ChunkBatch.of_rows(ids_RT, targets_RT, self.num_clients, device, labels_R, self.offset_KV)
 
 
 def prepare_chunk(
-    chunk: Chunk, rows_of: Mapping[int, Rows] | ClientRows, local: LocalConfig, *, run_seed: int, round_number: int
+    chunk: Chunk,
+    rows_of: Mapping[int, Rows] | ClientRows,
+    local: LocalConfig,
+    *,
+    run_seed: int,
+    round_number: int,
+    priors: LabelPriors | None = None,
 ) -> PreparedChunk:
     """Draw the rows of a chunk. A client's rows depend on the client and the round, not on who shares the chunk.
 
@@ -61,6 +70,7 @@ def prepare_chunk(
         local: Batch size.
         run_seed: The run's seed.
         round_number: The round.
+        priors: Turns a client's labels into what it adds to its logits; None = it adds nothing.
     """
     rows_K = [rows_of[client.client_id] for client in chunk.clients]
     picks_KSB = [
@@ -85,7 +95,11 @@ def prepare_chunk(
         active = [part.lengths for part, steps in zip(parts, chunk.num_steps, strict=True) if step < steps]
         num_tokens += sum(int(lengths.sum()) for lengths in active)
         num_positions += sum(len(lengths) * longest for lengths in active)
-    return PreparedChunk(tuple(passes), tuple(labels), len(chunk.clients), 1.0 - num_tokens / num_positions)
+    offset_KV = None
+    if priors is not None:
+        offset_KV = np.stack([priors.offsets(rows_of[client.client_id]) for client in chunk.clients])
+    padding_share = 1.0 - num_tokens / num_positions
+    return PreparedChunk(tuple(passes), tuple(labels), len(chunk.clients), padding_share, offset_KV)
 
 
 def _client_rows(rows: Rows, picks_SB: np.ndarray, step: int) -> Rows:

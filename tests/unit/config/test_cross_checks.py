@@ -26,6 +26,14 @@ CASES = [
     ),
     (["fleet.0.layers=[0, 3]"], "fleet.0.layers = [0, 3] needs siblings_of. Name the original, or drop layers."),
     (
+        ["local.logit_adjustment=0.2", "strategy=depthfl"],
+        "local.logit_adjustment = 0.2 does not go with strategy depthfl, whose loss is its own. Set it to null,",
+    ),
+    (
+        ["local.logit_adjustment=0.2", "data.loss=all"],
+        "local.logit_adjustment = 0.2 acts where an answer begins, and data.loss = all hides where. Set loss",
+    ),
+    (
         ["cohort.clients=40"],
         "cohort.clients = 40 is more than the fleet's 12 clients. Lower it, or add clients to fleet.",
     ),
