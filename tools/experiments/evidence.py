@@ -6,7 +6,7 @@ DATA holds intent/CLINC150, intent/BANKING77 and dolly (see evidence_tasks.py); 
 one tokenizer. What is done is not done again, and a run that stopped goes on, so the same command brings a table to its
 end; it is written each time from the cells that are done. OUT/asked keeps what each run was asked for: other settings
 want another OUT. Tables: main, scarce and skew (widths), siblings (all three settings), single (one model: the sanity
-bound), ablation, cmga, other (data sets).
+bound), ablation, cmga, other (data sets), tuning (learning rates, which --rates then takes).
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY / "tools" / "benchmarks"), str(REPOSITORY / "engine")]
 
+import evidence_tuning  # noqa: E402
 from evidence_arms import LOCAL, NUM_TEST, SHARED_RUN, TABLES, TWIN, Cell, cells_of, config_of  # noqa: E402
 from evidence_rows import read_found, table_rows  # noqa: E402
 from evidence_tasks import prepare  # noqa: E402
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing, then write the table. Returns the process's exit code."""
     options = _parse(arguments)
     rates = json.loads(options.rates)
+    if options.table == "tuning":
+        return tune(options)
     try:
         cells = cells_of(options.table, options.seeds, options.out)
         configs = configs_of(cells, options.data, options.family, rates)
@@ -60,6 +64,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(f"{len(done)} of {len(cells)} runs are done")
     return 0 if len(done) == len(cells) else 1
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Try learning rates on the valid split, and write what came out, the best first."""
+    from tables import write_table
+
+    configs: dict[Cell, RunConfig] = {}
+    cells_of_rates = {}
+    for rates in evidence_tuning.GRID:
+        cells = cells_of_rates[rates] = evidence_tuning.cells_of(rates, options.out)
+        configs |= configs_of(cells, options.data, options.family, asdict(rates), part="valid")
+    run_missing(configs, options.jobs)
+    found = {rates: {cell: read_found(cell).mean for cell in cells} for rates, cells in cells_of_rates.items()}
+    rows = evidence_tuning.rows_of(found)
+    write_table(options.results / "evidence_tuning.csv", rows, evidence_tuning.__doc__.splitlines())
+    print("\n".join(map(str, rows)))
+    return 0
 
 
 def configs_of(
@@ -118,7 +139,7 @@ def write(options: argparse.Namespace, found: Mapping, rates: Mapping[str, float
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", required=True, choices=sorted(TABLES))
+    parser.add_argument("--table", required=True, choices=[*sorted(TABLES), "tuning"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--family", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="runs and prepared rows")

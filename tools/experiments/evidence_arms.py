@@ -25,17 +25,17 @@ CLIENTS_OF_TYPE = 3
 NUM_TEST = 400
 LABELS_WITHHELD = 3
 SHARED_RUN: Mapping[str, Any] = {
-    "rounds": 4,
+    "rounds": 8,
     "threads_per_rank": 1,
     "bind_cores": "never",
     "backbone": {"ds_config": "none"},
     "chunk": {"clients": CLIENTS_OF_TYPE},
     "checkpoint": {"every_rounds": 0, "keep": 1, "keep_best": False, "progress_seconds": "never"},
-    "evaluate": {"every_rounds": 4, "before_first": False, "max_rows": NUM_TEST, "batch_size": 100, "by_label": True},
+    "evaluate": {"every_rounds": 8, "before_first": False, "max_rows": NUM_TEST, "batch_size": 100, "by_label": True},
     "tensorboard": False,
 }
-LOCAL: Mapping[str, Any] = {"steps": 16, "batch_size": 8, "optimizer": "adamw"}
-HEAD: Mapping[str, Any] = {"align_positions": "answer", "align_tokens": 4096, "head_outputs": "labels"}
+LOCAL: Mapping[str, Any] = {"steps": 8, "batch_size": 8, "optimizer": "adamw", "logit_adjustment": 0.2}
+HEAD: Mapping[str, Any] = {"align_positions": "answer", "align_tokens": 512, "head_outputs": "labels"}
 
 FLEETS: Mapping[str, tuple[tuple[str, str | None], ...]] = {  # (model, whose sibling)
     "widths": (("s", None), ("m", None), ("l", None)),
@@ -207,7 +207,7 @@ def _values(cell: Cell, arm: Arm, task: PreparedTask, family: Path, rates: Mappi
             "public": {"path": "public.jsonl", "fields": {"text": "text"}},
             "fields": {"text": "text", "label": "label", "labels": list(task.word_of.values())},
             "template": TASKS[cell.task].template,
-            "separator": " ",
+            "separator": "",  # a word brings its space along
             "max_tokens": TASKS[cell.task].max_tokens,
             "partition": partition(cell, list(task.word_of.values()), alone=arm.alone),
         },

@@ -99,7 +99,7 @@ TASKS = {
 
 
 def label_words(task: Task, labels: Sequence[str], tokenizer: Tokenizer) -> dict[str, str]:
-    """Return a word for each label, no two alike, each one token after a space.
+    """Return a word for each label, no two alike, each with the space before it one token.
 
     Raises:
         ValueError: If a label that has words has none that is one token and free.
@@ -112,7 +112,7 @@ def label_words(task: Task, labels: Sequence[str], tokenizer: Tokenizer) -> dict
             raise ValueError(f"{label}: none of {', '.join(wanted)} is one token of the tokenizer and free.")
         taken[label] = free[0] if free else ""
     common = iter(_common_words(tokenizer, set(taken.values())))
-    return {label: word or next(common) for label, word in taken.items()}
+    return {label: f" {word or next(common)}" for label, word in taken.items()}
 
 
 def _is_one_token(tokenizer: Tokenizer, word: str) -> bool:
