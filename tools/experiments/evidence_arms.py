@@ -153,9 +153,16 @@ TABLES: Mapping[str, tuple[tuple[Sequence[str], Sequence[str], Sequence[str], Se
 }
 
 
-def cells_of(table: str, seeds: Sequence[int], out: Path) -> list[Cell]:
-    """Return a table's cells, seed by seed, so that an interrupted one has whole comparisons first."""
-    kinds = [kind for block in TABLES[table] for kind in product(*block)]
+def cells_of(table: str, seeds: Sequence[int], out: Path, arms: Sequence[str] = ()) -> list[Cell]:
+    """Return a table's cells, seed by seed, so that an interrupted one has whole comparisons first.
+
+    Args:
+        table: One of `TABLES`.
+        seeds: Runs of each arm.
+        out: Folder of all runs.
+        arms: Only these; empty = all.
+    """
+    kinds = [kind for block in TABLES[table] for kind in product(*block) if not arms or kind[-1] in arms]
     return [Cell(*kind, seed=seed, out=out) for seed in seeds for kind in kinds]
 
 
@@ -243,7 +250,7 @@ def withheld(cell: Cell, labels: Sequence[str]) -> dict[str, list[str]]:
     """Return under type skew: model -> the labels that its clients never see, drawn by the seed; else nothing."""
     if cell.setting != "skew":
         return {}
-    order = [labels[place] for place in np.random.default_rng([cell.seed, 3]).permutation(len(labels))]
+    order = [sorted(labels)[place] for place in np.random.default_rng([cell.seed, 3]).permutation(len(labels))]
     starts = range(0, LABELS_WITHHELD * len(FLEETS[cell.fleet]), LABELS_WITHHELD)
     return {
         name: order[start : start + LABELS_WITHHELD]

@@ -121,12 +121,13 @@ def _is_one_token(tokenizer: Tokenizer, word: str) -> bool:
 
 def _common_words(tokenizer: Tokenizer, taken: set[str]) -> list[str]:
     """Return whole words that are one token, the earliest made of the tokenizer first."""
-    words = []
-    for _, number in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-        word = tokenizer.decode([number]).strip()
-        if len(word) > 4 and word.isascii() and word.islower() and word not in taken and _is_one_token(tokenizer, word):
-            words.append(word)
-    return words
+    words = (tokenizer.decode([number]).strip() for _, number in sorted(tokenizer.get_vocab().items(), key=_by_number))
+    whole = (word for word in words if len(word) > 4 and word.isascii() and word.islower() and word not in taken)
+    return [word for word in dict.fromkeys(whole) if _is_one_token(tokenizer, word)]
+
+
+def _by_number(item: tuple[str, int]) -> int:
+    return item[1]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,246 @@
+"""The evidence tables: their cells and rows, paired statistics on made-up outcomes, and one small run of each kind."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from scipy import stats
+from tokenizers import Tokenizer
+
+from heterotune.adapters.tables import adapter_layout
+from heterotune.errors import LaunchError
+from heterotune.fleet.model_types import read_model_types
+
+ROOT = Path(__file__).parents[3]
+EMBEDDED = ROOT / "engine" / "heterotune" / "backbone" / "embedded"
+MODULES = ("evidence", "evidence_arms", "evidence_rows", "evidence_tasks", "evidence_tuning", "forked_runs")
+SHARED = ("grid_cells", "paired_differences", "tables", "report")
+DOMAINS = ("banking", "credit_cards", "kitchen_and_dining", "home", "auto_and_commute", "travel", "utility", "work",
+           "small_talk", "meta")  # fmt: skip
+RATES = {"lora": 0.003, "head": 3.0}
+
+
+@pytest.fixture(scope="module")
+def tool() -> Iterator[SimpleNamespace]:
+    """The scripts; they import one another by bare names, so they are forgotten afterwards."""
+    before, known = list(sys.path), set(sys.modules)
+    sys.path[:0] = [str(ROOT / "tools" / "experiments")]
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in (*MODULES, "paired_differences")})
+    sys.path[:] = before
+    for name in {*MODULES, *SHARED} - known:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory) -> Path:
+    """The embedded models under the family's names, each with the tokenizer."""
+    folder = tmp_path_factory.mktemp("family")
+    for name, model in {"s": "small", "m": "small", "l": "large", "l-4": "large-3q", "l-3": "large-2q"}.items():
+        (folder / name).mkdir()
+        for file in (*(EMBEDDED / model).iterdir(), EMBEDDED / "tokenizer.json", EMBEDDED / "tokenizer_config.json"):
+            (folder / name / file.name).symlink_to(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two sets of intents in the layout of the real ones."""
+    folder = tmp_path_factory.mktemp("data") / "intent"
+    for name, labels in {"CLINC150": DOMAINS, "BANKING77": ("pay_in", "pay_out")}.items():
+        for part, count in {"train": 600, "valid": 40, "test": 60}.items():
+            (folder / name / part).mkdir(parents=True)
+            rows = [(f"{part} query {n} on {labels[n % len(labels)]}", labels[n % len(labels)]) for n in range(count)]
+            for file, column in {"seq.in": 0, "label": 1}.items():
+                (folder / name / part / file).write_text("".join(f"{row[column]}\n" for row in rows))
+    (folder / "CLINC150" / "domains.json").write_text(json.dumps({domain: [domain] for domain in DOMAINS}))
+    return folder.parent
+
+
+@pytest.fixture(autouse=True)
+def words(tool, family, monkeypatch) -> None:
+    """Words that the embedded tokenizer has: it was made for source code."""
+    tokenizer = Tokenizer.from_file(str(family / "l" / "tokenizer.json"))
+    some = tool.evidence_tasks._common_words(tokenizer, set())
+    monkeypatch.setattr(
+        tool.evidence_tasks,
+        "CLINC_WORDS",
+        tool.evidence_tasks.CLINC_WORDS | {domain: (some[n],) for n, domain in enumerate(DOMAINS)},
+    )
+    task = tool.evidence_tasks.TASKS["clinc150"]
+    changed = {
+        "clinc150": tool.evidence_tasks.Task(task.read, tool.evidence_tasks.CLINC_WORDS, task.template, "banking77")
+    }
+    monkeypatch.setattr(tool.evidence_tasks, "TASKS", tool.evidence_tasks.TASKS | changed)
+
+
+def found(tool, mean: float, **changes):
+    of_type = changes.pop("of_type", {"l": mean, "s": mean})
+    known = {"of_client": [mean - 5, mean], "missing": None, "loss": 1.0, "up_bytes": 8.0}
+    return tool.evidence_rows.Found(of_type=of_type, **{**known, **changes})
+
+
+def test_cells_come_seed_by_seed_and_may_be_some_arms_only(tool, tmp_path) -> None:
+    cells = tool.evidence_arms.cells_of("scarce", [1, 2], tmp_path)
+    arms = tool.evidence_arms.MAIN
+    assert [(cell.seed, cell.arm) for cell in cells] == [(seed, arm) for seed in (1, 2) for arm in arms]
+    assert len({cell.folder for cell in cells}) == len({cell.asked for cell in cells}) == len(cells)
+    some = tool.evidence_arms.cells_of("scarce", [1], tmp_path, ["flora"])
+    assert [cell.name for cell in some] == ["clinc150-scarce-widths-flora"]
+    for table in tool.evidence_arms.TABLES:
+        for cell in tool.evidence_arms.cells_of(table, [1], tmp_path):
+            assert cell.arm in tool.evidence_arms.ALL_ARMS and cell.num_rows > 0
+
+
+def test_paired_differences_have_students_interval(tool) -> None:
+    mine, others = {1: 5.0, 2: 7.0, 3: 6.5, 9: 100.0}, {1: 4.0, 2: 4.5, 3: 5.0}
+    mean, half = tool.paired_differences.paired(mine, others)
+    interval = stats.ttest_rel([5.0, 7.0, 6.5], [4.0, 4.5, 5.0]).confidence_interval(0.95)
+    assert (mean - half, mean + half) == pytest.approx((interval.low, interval.high))
+    mean, half = tool.paired_differences.paired({1: 2.0}, others)
+    assert mean == -2.0 and math.isnan(half)
+    assert all(math.isnan(value) for value in tool.paired_differences.paired({}, others))
+
+
+def test_rows_pair_arms_by_seed_and_name_the_type_that_gains_least(tool, tmp_path) -> None:
+    Cell, twin = tool.evidence_arms.Cell, tool.evidence_arms.TWIN
+    outcomes = {
+        Cell("clinc150", "scarce", "widths", twin, 1, tmp_path): found(tool, 30.0),
+        Cell("clinc150", "scarce", "widths", twin, 2, tmp_path): found(tool, 20.0),
+        Cell("clinc150", "scarce", "widths", "heterotune", 1, tmp_path): found(tool, 0, of_type={"l": 40.0, "s": 28.0}),
+        Cell("clinc150", "scarce", "widths", "heterotune", 2, tmp_path): found(tool, 0, of_type={"l": 30.0, "s": 20.0}),
+    }
+    base, mine = tool.evidence_rows.table_rows(outcomes)
+    assert (base["arm"], base["seeds"], base["mean_accuracy"], base["worst_client_accuracy"]) == (twin, 2, 25.0, 20.0)
+    assert (mine["mean_accuracy"], mine["worst_type_accuracy"], mine[f"gain_over_{twin}"]) == (29.5, 24.0, 4.5)
+    assert mine["mean_accuracy_std"] == round(statistics.stdev([34.0, 25.0]), 2)
+    assert (mine[f"least_gain_over_{twin}_type"], mine[f"least_gain_of_a_type_over_{twin}"]) == ("s", -1.0)
+    assert (mine["gain_over_fedavg_lora"], mine["withheld_labels_accuracy"]) == ("", "")
+
+
+def test_rows_are_balanced_and_a_type_never_holds_what_is_withheld(tool, data, family, tmp_path) -> None:
+    cell = tool.evidence_arms.Cell("clinc150", "skew", "widths", "heterotune", 3, tmp_path)
+    config = tool.evidence.configs_of([cell], data, family, RATES)[cell]
+    rows = [json.loads(line) for line in (Path(config.data.root) / "train.jsonl").read_text().splitlines()]
+    counts = [sum(row["label"] == label for row in rows) for label in config.data.fields.labels]
+    assert len(rows) == 540 and max(counts) - min(counts) <= 1
+    never = tool.evidence_arms.withheld(cell, config.data.fields.labels)
+    assert {name: set(never[name]) & set(held) for name, held in config.data.partition.holds.items()} == {
+        "s": set(), "m": set(), "l": set()
+    }  # fmt: skip
+    assert len({label for labels in never.values() for label in labels}) == 9
+    assert all(label.startswith(" ") for label in config.data.fields.labels)
+
+
+def test_other_methods_train_as_many_parameters_as_the_twin(tool, data, family, tmp_path) -> None:
+    kinds = [("siblings", arm) for arm in (tool.evidence_arms.TWIN, "fedavg_lora", "local_only", "flora")]
+    cells = [tool.evidence_arms.Cell("clinc150", "scarce", fleet, arm, 1, tmp_path) for fleet, arm in kinds]
+    sizes = []
+    for config in tool.evidence.configs_of(cells, data, family, RATES).values():
+        types = read_model_types(config.fleet)
+        sizes.append([adapter_layout(config.strategy, config, each, types).num_travelling for each in types])
+    twin, fedavg, alone, flora = sizes
+    assert fedavg == pytest.approx(twin, rel=0.1) and flora == fedavg
+    assert alone == [size for size in fedavg for _ in range(3)]
+
+
+def test_a_label_without_a_free_token_is_told(tool, family) -> None:
+    tokenizer = Tokenizer.from_file(str(family / "l" / "tokenizer.json"))
+    task = tool.evidence_tasks.Task(None, {"home": ("unwordlike",)}, "", "")
+    with pytest.raises(ValueError, match=r"home: none of unwordlike is one token of the tokenizer and free"):
+        tool.evidence_tasks.label_words(task, ["home"], tokenizer)
+
+
+def test_rates_are_ranked_by_their_mean_over_fleets(tool, tmp_path) -> None:
+    grid = tool.evidence_tuning.GRID[:2]
+    cells = {rates: tool.evidence_tuning.cells_of(rates, tmp_path) for rates in grid}
+    outcome = {rates: {cell: 10.0 * (1 + n) + cell.seed - 101 for cell in cells[rates]} for n, rates in enumerate(grid)}
+    best, other = tool.evidence_tuning.rows_of(outcome)
+    assert (best["lora"], best["head"], best["mean_accuracy"], best["runs"]) == (grid[1].lora, grid[1].head, 20.5, 4)
+    assert other["widths_accuracy"] == 10.5
+
+
+def test_a_small_table_goes_on_where_it_was_and_is_written(tool, data, family, tmp_path, monkeypatch, capsys) -> None:
+    """Runs are stood in for: each writes what a run leaves of itself, but for the last one at first."""
+    arms, ran = tool.evidence_arms, []
+    monkeypatch.setattr(arms, "TABLES", {"single": ((("clinc150",), ("scarce",), ("one",), (arms.TWIN, "flora")),)})
+
+    def run_forked(tasks, num_jobs, on_end):
+        for cell, _ in tasks:
+            ran.append(cell.arm)
+            code = int(cell.arm == "flora" and len(ran) == 2)
+            if code == 0:
+                leave_outcome(cell)
+            on_end(cell, code, 0.5)
+
+    monkeypatch.setattr(tool.evidence, "run_forked", run_forked)
+    where = ["--data", str(data), "--family", str(family), "--out", str(tmp_path), "--results", str(tmp_path / "csv")]
+    assert tool.evidence.main(["--table", "single", *where, "--seeds", "4"]) == 1
+    assert "flora seed 4: exit code 1" in capsys.readouterr().out
+    assert tool.evidence.main(["--table", "single", *where, "--seeds", "4"]) == 0
+    assert ran == [arms.TWIN, "flora", "flora"]
+    lines = (tmp_path / "csv" / "evidence_single.csv").read_text().splitlines()
+    table = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    assert [(row["arm"], row["mean_accuracy"]) for row in table] == [(arms.TWIN, "40.0"), ("flora", "40.0")]
+    assert any("commit" in line for line in lines) and any("command" in line for line in lines)
+
+
+def leave_outcome(cell) -> None:
+    """Write what a table reads of a run: one type, two labels, a client that has three times as much of the second."""
+    cell.folder.mkdir(parents=True)
+    labels = {" a": 0.2, " b": 0.6}
+    lines = [{"round": 8, "name": f"{name}/eval", "model_type": "m", "value": 0.4} for name in ("accuracy", "loss")]
+    lines += [
+        {"round": 8, "name": "accuracy/label", "model_type": "m", "label": label, "value": value}
+        for label, value in labels.items()
+    ]
+    (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    clients = [{"client": 0, "model_type": "m", "labels": {" a": 1, " b": 3}}]
+    (cell.folder / "data.json").write_text(json.dumps({"label_names": [" a", " b"], "clients": clients}))
+    of_type = {"up_bytes_per_client_round": 7, "down_bytes_per_client_round": 9}
+    summary = {"strategy": "x", "model_types": {"m": of_type}, "seconds_per_round": 1.5, "compare": {}}
+    (cell.folder / "summary.json").write_text(json.dumps(summary))
+
+
+def test_children_run_side_by_side_and_tell_how_they_ended(tool) -> None:
+    told = []
+    tool.forked_runs.run_forked(
+        [(n, partial(int, n)) for n in (0, 3, 0)], 2, lambda name, code, seconds: told.append((name, code))
+    )
+    assert sorted(told) == [(0, 0), (0, 0), (3, 3)]
+
+
+@pytest.fixture
+def asked(tool, data, family, tmp_path):
+    cell = tool.evidence_arms.Cell("clinc150", "scarce", "one", "fedavg_lora", 1, tmp_path)
+    configs = tool.evidence.configs_of([cell], data, family, RATES)
+    importlib.import_module("grid_cells").open_cell(cell, configs[cell])
+    return cell
+
+
+def test_a_cell_that_was_begun_with_other_settings_is_refused(tool, data, family, asked) -> None:
+    others = tool.evidence.configs_of([asked], data, family, {**RATES, "lora": 0.1})
+    with pytest.raises(LaunchError, match=r"seed-1: begun with other settings"):
+        tool.evidence.check_asked(others)
+
+
+def test_one_run_leaves_what_a_table_reads(tool, data, family, tmp_path, monkeypatch) -> None:
+    arms = tool.evidence_arms
+    short = {**arms.SHARED_RUN, "rounds": 1, "evaluate": {**arms.SHARED_RUN["evaluate"], "max_rows": 30}}
+    monkeypatch.setattr(arms, "SHARED_RUN", short)
+    monkeypatch.setattr(arms, "LOCAL", {**arms.LOCAL, "steps": 1})
+    cell = arms.Cell("clinc150", "skew", "widths", "fedproto", 1, tmp_path)
+    configs = tool.evidence.configs_of([cell], data, family, RATES)
+    tool.evidence.run_missing(configs, 1)
+    of_run = tool.evidence_rows.read_found(cell)
+    assert of_run.of_type.keys() == {"s", "m", "l"} and len(of_run.of_client) == 9
+    assert 0 <= of_run.missing <= 100 and of_run.loss > 0 and of_run.up_bytes > 0
