@@ -11,6 +11,7 @@ from heterotune.adapters.bank import stack_clients
 from heterotune.adapters.dema import dema_layout
 from heterotune.adapters.dense import full_layout
 from heterotune.backbone.load import load_backbone
+from heterotune.collective.single import SingleChannel
 from heterotune.config.data_options import DataConfig
 from heterotune.config.fleet_options import FleetEntry
 from heterotune.config.method_options import FedavgFullOptions, HeterotuneOptions
@@ -86,7 +87,7 @@ def test_side_by_side_as_alone(backbone, data, adapters, max_clients) -> None:
     attached, bank_of = adapters
     evaluation = evaluation_of(data, batch_size=8)
     scores = evaluation.score(backbone, attached, bank_of([9]), Seat(0, 1), bank_of, max_clients)
-    found = {m.full_name: m for m in evaluation.measures(0, gather_scores(scores, Seat(0, 1)))}
+    found = {m.full_name: m for m in evaluation.measures(0, gather_scores(scores, SingleChannel()))}
     assert list(found) == ["loss/eval", "accuracy/eval", "loss/personal", "accuracy/personal"]
     for client in CLIENTS:
         alone = evaluation_of(data, batch_size=8)
