@@ -20,6 +20,10 @@ from heterotune.report.page import LARGEST_BYTES
 
 ROOT = Path(__file__).parents[2]
 MODEL = "random:hidden_size={width},intermediate_size=24,num_attention_heads=2,vocab_size=2048,num_hidden_layers=1"
+PHONE_PROFILE = {
+    **{"flops_per_second": 1e9, "memory_gib": 1.0, "down_mbit_per_second": 1.0, "up_mbit_per_second": 1.0},
+    **{"compute_watts": 5.0, "radio_watts": 2.0},
+}
 RUN = {
     "name": "seen",
     "rounds": 3,
@@ -33,12 +37,15 @@ RUN = {
     "chunk": {"clients": 1},
     "evaluate": {"max_rows": 2},
     "backbone": {"ds_config": "none"},
+    "devices": {"profiles": {"phone": PHONE_PROFILE}, "assign": {"a": "phone", "b": "phone"}},
+    "clock": {"mode": "synchronous"},
 }
 PLOTS = {
     *("learning-curves", "training-loss", "bytes-and-quality", "bytes-per-client"),
     *("memory-components", "memory-ranks", "memory-strategies", "conflicts-heterotune"),
     *("conflicts-by-group-heterotune", "conflicts-over-rounds-heterotune", "alignment-heterotune"),
     *("participation", "phases", "idle-share", "timeline"),
+    *(f"learning-curves-over-{what}" for what in ("virtual-time", "energy", "bytes")),
 }
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -144,6 +151,8 @@ def test_it_renders_without_an_error_and_without_network(opened) -> None:
              return [figure.id, [svg.width, svg.height, shapes.length]]; }))"""
     )
     assert PLOTS <= set(sizes)
+    targets = opened.execute_script("return [...document.querySelectorAll('#spent tbody tr')].map((r) => r.innerText)")
+    assert any(row.startswith("loss ≤") and "fedavg_lora" in row and "×" in row for row in targets), targets
     assert all(width > 300 and height > 50 and shapes >= 2 for width, height, shapes in sizes.values()), sizes
     assert opened.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
