@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+import numpy as np
+
 from heterotune.config.device_file import with_profiles
 from heterotune.config.device_options import DeviceAssignment, DeviceDtype, DeviceProfile
 from heterotune.config.schema import RunConfig
@@ -71,13 +73,23 @@ class _Drawn:
         if len(self.profiles) == 1 and not (self.flops_spread or self.bandwidth_spread):
             return self.profiles[0]
         draw = generator(run_seed, NO_ROUND, client_id, "device")
-        place, (flops_normal, bandwidth_normal) = draw.random(), draw.standard_normal(2)
-        device = next((each for each, end in zip(self.profiles, self.ends, strict=True) if place < end), None)
+        place = self._place_of(draw.random())
+        flops_normal, bandwidth_normal = draw.standard_normal(2)
         return _scaled(
-            device or self.profiles[-1],
+            self.profiles[place],
             math.exp(self.flops_spread * flops_normal),
             math.exp(self.bandwidth_spread * bandwidth_normal),
         )
+
+    def place(self, run_seed: int, client_id: int) -> int:
+        """Draw the place of one client's profile, as `of` does."""
+        if len(self.profiles) == 1:
+            return 0
+        return self._place_of(generator(run_seed, NO_ROUND, client_id, "device").random())
+
+    def _place_of(self, share: float) -> int:
+        """Return the place of the profile to which a number from 0 to 1 belongs; rounding leaves the last some more."""
+        return next((place for place, end in enumerate(self.ends) if share < end), len(self.ends) - 1)
 
 
 class Devices:
@@ -102,6 +114,21 @@ class Devices:
         if isinstance(self._source, DeviceTrace):
             return _device(*self._source.row(client_id))
         return self._source[model_type].of(self._run_seed, client_id)
+
+    def profiles(self, model_type: int) -> tuple[Device, ...]:
+        """Return the profiles that a model type's clients have or may draw, without what is a client's own."""
+        if isinstance(self._source, DeviceTrace):
+            return tuple(_device(name, profile) for name, profile in self._source.profiles)
+        return self._source[model_type].profiles
+
+    def places(self, client_ids: np.ndarray, model_type: int) -> np.ndarray:
+        """Return the place of each client's profile in `profiles`; the clients are of one model type."""
+        if isinstance(self._source, DeviceTrace):
+            return self._source.places[client_ids]
+        drawn = self._source[model_type]
+        if len(drawn.profiles) == 1:
+            return np.zeros(len(client_ids), dtype=np.int64)
+        return np.array([drawn.place(self._run_seed, client_id) for client_id in client_ids.tolist()], dtype=np.int64)
 
     def smallest(self, model_type: int, clients: range) -> dict[DeviceDtype, Device]:
         """Return, for each dtype, the device with the least memory that one of these clients has or may draw.

@@ -1,0 +1,71 @@
+"""When clients can take part by the hours of their devices: windows of a day, from the profiles that they have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from heterotune.config.availability_options import DAY_SECONDS, HOUR_SECONDS
+from heterotune.fleet.devices import Devices
+from heterotune.fleet.model_types import ModelType
+
+Windows = Sequence[tuple[float, float]]
+_DAY_HOURS = 24.0
+
+
+def hours_left(windows: Windows, hour: float) -> float:
+    """Return in how many hours a device stops being available: 0 if it is not, infinite if it always is.
+
+    Args:
+        windows: (from, to) in hours of a day; from after to = over midnight; none = always.
+        hour: Of the day.
+    """
+    left = 0.0 if windows else math.inf
+    while left < _DAY_HOURS:
+        ends = [end if begin < end or hour < end else _DAY_HOURS for begin, end in windows if _holds(begin, end, hour)]
+        if not ends:
+            return left
+        left, hour = left + max(ends) - hour, max(ends) % _DAY_HOURS
+    return math.inf
+
+
+def _holds(begin: float, end: float, hour: float) -> bool:
+    """Return whether a window holds an hour; its end does not belong to it."""
+    return begin <= hour < end if begin < end else hour >= begin or hour < end
+
+
+class DeviceHours:
+    """Who can take part when, as `fleet.availability.Availability`; second 0 of a run is midnight."""
+
+    period_seconds = DAY_SECONDS
+
+    def __init__(self, devices: Devices, model_types: Sequence[ModelType]) -> None:
+        """Hold on to the devices; nothing is kept per client.
+
+        Args:
+            devices: Of all clients.
+            model_types: The fleet; clients are numbered in its order.
+        """
+        self._devices = devices
+        self._ends = list(accumulate(model_type.num_clients for model_type in model_types))
+
+    def at(self, client_ids: np.ndarray, seconds: float) -> np.ndarray:
+        """Return whether clients are available at a simulated time; bool, in the order of their ids."""
+        return self._hours_left(client_ids, seconds) > 0.0
+
+    def until(self, client_ids: np.ndarray, seconds: float) -> np.ndarray:
+        """Return when clients that are available stop being so; float64, infinite = never."""
+        return seconds + self._hours_left(client_ids, seconds) * HOUR_SECONDS
+
+    def _hours_left(self, client_ids: np.ndarray, seconds: float) -> np.ndarray:
+        """Return for each client what `hours_left` says of its device: once for each profile."""
+        hour = seconds % DAY_SECONDS / HOUR_SECONDS
+        types, left = np.searchsorted(self._ends, client_ids, side="right"), np.empty(len(client_ids))
+        for model_type in np.unique(types).tolist():
+            is_mine = types == model_type
+            of_profiles = [hours_left(each.available_hours, hour) for each in self._devices.profiles(model_type)]
+            left[is_mine] = np.array(of_profiles)[self._devices.places(client_ids[is_mine], model_type)]
+        return left
