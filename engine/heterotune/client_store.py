@@ -136,6 +136,7 @@ class ClientStore:
         The others `refresh` before they read again. Checkpoints keep the files that they link.
         """
         self.flush()
+        self.refresh()
         self._look()
         for shelf, segments in self._segments.items():
             for segment in [each for each in segments if not each.num_live]:
@@ -203,6 +204,9 @@ class ClientStore:
     def _add(self, shelf: Shelf, segment: Segment) -> None:
         """Take in a segment; it may be of an earlier round than some that are known."""
         segments = self._segments.setdefault(shelf, [])
+        if segments and segments[0].num_elements != segment.num_elements:
+            told = f"holds {segment.num_elements} elements of a client, not {segments[0].num_elements}"
+            raise CheckpointError(f"{segment.path}: {told} as {segments[0].path.name}; it is not of this run.")
         for other in segments:
             if other.name < segment.name:
                 other.supersede(segment.client_ids)

@@ -12,7 +12,7 @@ import torch
 from heterotune import client_store as module
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
 from heterotune.checkpoint import link_files
-from heterotune.client_segments import latest_states
+from heterotune.client_segments import latest_states, write_segment
 from heterotune.client_store import MOST_SEGMENTS, ClientStore
 from heterotune.errors import CheckpointError
 
@@ -65,6 +65,7 @@ def test_ranks_see_what_others_wrote_after_they_look_again(folder):
             expected = [10 * round_number + (client - round_number) % 3 for client in range(3)]
             assert [own(store, client)[0] for client in range(3)] == expected
         ranks[0].tidy()
+        assert len(files(folder)) <= 3, "the root saw what others wrote in this round before it tidied"
 
 
 def test_a_round_of_many_clients_is_one_file(folder):
@@ -152,6 +153,15 @@ def test_a_file_that_was_cut_is_refused(folder):
         ClientStore(folder, run_seed=0).load(7, LAYOUT)
     with pytest.raises(CheckpointError, match=f"{path.name}: cannot be read as safetensors"):
         store.load(7, LAYOUT)
+
+
+def test_a_file_of_another_run_beside_this_ones_is_refused(folder):
+    store = ClientStore(folder, run_seed=0)
+    store.save(7, LAYOUT, state(1.0))
+    (path,) = store.flush()
+    write_segment(folder / "personal-a-000009-r0001p0000.safetensors", np.array([3]), [np.zeros(5)], 5)
+    with pytest.raises(CheckpointError, match=f"p0000.safetensors: holds 5 elements of a client, not 2 as {path.name}"):
+        ClientStore(folder, run_seed=0).load(7, LAYOUT)
 
 
 @pytest.mark.parametrize("name", ["client-000003.safetensors", "residual-000003.safetensors"])

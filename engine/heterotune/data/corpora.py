@@ -206,7 +206,8 @@ def _partition_places(
     own = FieldOf(entry.task or table.file)
     task = FieldOf(entry.task or "")
     keyed = FieldOf(field=partition.key, groups=groups, groups_file=partition.groups or "")
-    if partition.by in ("iid", "quantity"):
+    is_drawn_alike = partition.by == "drawn" and partition.within == "iid"
+    if partition.by in ("iid", "quantity") or (is_drawn_alike and partition.key is None):
         return own, None, task
     if partition.key is not None:
         if partition.by == "task":
@@ -215,7 +216,7 @@ def _partition_places(
     needs_key = num_tables == 1 and entry.task is None
     if partition.by == "task":
         needs_key = entry.task is None
-    if partition.by in BY_LABEL and isinstance(fields, ClassFields):
+    if partition.by in (*BY_LABEL, "drawn") and isinstance(fields, ClassFields):
         needs_key = False
     if needs_key:
         raise DataError(

@@ -63,6 +63,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "classes": {"fields": {"text": "text", "label": "who"}, "partition": {"by": "dirichlet", "alpha": 5.0}},
     "pool": {"heldout": "pool"},
     "dropped": {"partition": {"by": "natural", "key": "who"}, "empty_client": "drop"},
+    "drawn alike": {"heldout": "pool", "partition": {"by": "drawn", "rows_per_client": 5}},
     "drawn": {
         "fields": {"text": "text", "label": "who"},
         "heldout": "pool",

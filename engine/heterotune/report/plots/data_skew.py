@@ -39,7 +39,8 @@ def _rows_plot(clients: Sequence[ClientData], num_clients: int) -> Plot:
         "rows-per-client",
         "Training rows of each client",
         "As data.json says, before the first round.",
-        f"{len(clients)} clients{of_more} hold {counts[0]} to {counts[-1]} rows, median {counts[len(counts) // 2]}.",
+        f"{len(clients)} clients{of_more} hold {counts[0]} to {counts[-1]} rows, "
+        f"in the median {counts[len(counts) // 2]}.",
         partial(_draw_bars, bars=list(bars.values()), x_label="client", y_label="training rows"),
         2.9,
         ("client", "model_type", "train_rows", "heldout_rows"),
