@@ -6,9 +6,10 @@
 Every case is a job of its own on one rank: the four embedded models, clients that draw 8 rows each from the embedded
 corpus (`data.partition.by: drawn`), one local step. State "none" is fedavg_lora; "kept" is scaffold, whose clients
 keep a control variate each, on disk between rounds. startup_seconds: from the process's first moment to the first
-round, data_seconds of them for models, tokenizer and data; round_seconds: the median. resident_*: the largest resident
-size before the rounds, in training, in the rest of the rounds, and of all. state_files and state_bytes: what holds the
-clients' states at the end.
+round, data_seconds of them for models, tokenizer and data; round_seconds: the median. *_cpu_seconds: the same by the
+process's CPU clock, which other work on the machine does not lengthen; the last round's has what comes after it, too.
+resident_*: the largest resident size before the rounds, in training, in the rest of the rounds, and of all. state_files
+and state_bytes: what holds the clients' states at the end.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -37,11 +40,14 @@ NUM_ROUNDS, COHORT = 5, 1_000
 QUICK = {"populations": (1_000, 1_000_000), "rounds": 2, "cohort": 40}
 LIMIT_SECONDS = 3600
 TRAIN = ("train", "encode")
+CLOCKS = "clocks.json"
 
 
 def main() -> int:
     """Measure all cases. Returns the process's exit code."""
     options = _parse()
+    if options.case is not None:
+        return run_case(options.case, options.scratch)
     populations = QUICK["populations"] if options.quick else options.populations
     rounds, cohort = (QUICK["rounds"], QUICK["cohort"]) if options.quick else (NUM_ROUNDS, options.cohort)
     rows = []
@@ -87,23 +93,45 @@ def measure(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     (folder / "run.yaml").write_text(yaml.safe_dump(run))
     out = folder / "run"
     out.mkdir()
-    variables = {"PYTHONPATH": str(REPOSITORY / "engine"), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    variables["HETEROTUNE_NUM_RANKS"] = "1"
-    command = [sys.executable, "-m", "heterotune.worker", str(folder / "run.yaml"), "--run-dir", str(out)]
-    started = time.perf_counter()
+    variables = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HETEROTUNE_NUM_RANKS": "1"}
+    command = [sys.executable, __file__, "--case", str(folder / "run.yaml"), "--scratch", str(out)]
     subprocess.run(command, check=True, env=os.environ | variables, timeout=LIMIT_SECONDS, stderr=subprocess.DEVNULL)
-    seconds = time.perf_counter() - started
-    summary = json.loads((out / "summary.json").read_text())
+    summary, cpu_seconds = (json.loads((out / name).read_text()) for name in ("summary.json", CLOCKS))
     states = [path.stat().st_size for path in (out / "clients").glob("*")]
     return {
         "startup_seconds": round(summary["startup_seconds"], 2),
         "data_seconds": round(summary["startup"]["models, tokenizer, data"], 2),
+        "startup_cpu_seconds": round(cpu_seconds[0], 2),
         "round_seconds": round(summary["seconds_per_round"], 3),
-        "job_seconds": round(seconds, 1),
+        "round_cpu_seconds": round(median(end - start for start, end in pairwise(cpu_seconds)), 3),
         **_resident(out),
         "state_files": len(states),
         "state_bytes": sum(states),
     }
+
+
+def run_case(run_file: Path, out: Path) -> int:
+    """Run a job in this process and write its CPU seconds before every round and after the last."""
+    from heterotune import worker
+
+    run, cpu_seconds = worker._run, []
+
+    def clocked(*arguments: Any, **options: Any) -> None:
+        from heterotune.simulation import Simulation  # imported when the worker does it
+
+        run_round = Simulation.run_round
+
+        def clocked_round(self: Simulation, round_number: int) -> None:
+            cpu_seconds.append(time.process_time())
+            run_round(self, round_number)
+
+        Simulation.run_round = clocked_round
+        run(*arguments, **options)
+        cpu_seconds.append(time.process_time())
+        (out / CLOCKS).write_text(json.dumps(cpu_seconds))
+
+    worker._run = clocked
+    return worker.main([str(run_file), "--run-dir", str(out)])
 
 
 def _resident(out: Path) -> dict[str, int]:
@@ -127,6 +155,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--populations", type=int, nargs="+", default=POPULATIONS, help="clients of the fleets")
     parser.add_argument("--states", nargs="+", choices=STRATEGIES, default=tuple(STRATEGIES), help="what clients keep")
     parser.add_argument("--scratch", type=Path, default=None, help="folder for the jobs' files")
+    parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
