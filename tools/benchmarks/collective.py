@@ -72,7 +72,7 @@ def _measure(channel: Any, megabytes: int, turns: int) -> list[dict[str, Any]]:
     """Return the rows of one size: every contender once a turn, after a turn that does not count."""
     num_bytes = megabytes * MEGABYTE
     plain, verbs = _plain_calls(channel, num_bytes), _verbs(channel, num_bytes)
-    rounds = {name: _Round(channel, num_bytes, name) for name in ("root", "sharded")}
+    rounds = {name: CollectiveRound(channel, num_bytes, name) for name in ("root", "sharded")}
     calls = plain | verbs | {f"round {name}": one.run for name, one in rounds.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(turns + 1):
@@ -154,10 +154,12 @@ def _verbs(channel: Any, num_bytes: int) -> dict[str, Callable[[], object]]:
     }
 
 
-class _Round:
+class CollectiveRound:
     """A round of two model types, one client of each on every rank; half of an adapter is shared by both types."""
 
-    def __init__(self, channel: Any, num_bytes: int, topology: str) -> None:
+    def __init__(
+        self, channel: Any, num_bytes: int, topology: str, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         import torch
 
         from heterotune.adapters.layout import AdapterLayout, TensorSpec
@@ -178,7 +180,7 @@ class _Round:
             AdapterLayout(name, (TensorSpec("w.V", (size,), "type", f"type/{name}/w.V", "dema.type", "0"), shared))
             for name in TYPES
         ]
-        self.channel, self.ledger = channel, Ledger()
+        self.channel, self.ledger, self._clock = channel, Ledger(), clock
         self.combine = partial(combine_aligned, options=HeterotuneOptions())
         self.weight_K = torch.tensor([1 / channel.num_ranks], dtype=torch.float64)
         self.adapters = GlobalAdapters(self.layouts, run_seed=0)
@@ -204,7 +206,7 @@ class _Round:
         from heterotune.uplink import send_updates
 
         places, num_ranks = range(len(TYPES)), self.channel.num_ranks
-        started = time.perf_counter()
+        started = self._clock()
         for place, exact in self.sums.begin(places).items():
             send_updates(
                 self.trained[place],
@@ -230,7 +232,7 @@ class _Round:
         self._note("broadcast", started)
 
     def _note(self, part: str, started: float) -> float:
-        now = time.perf_counter()
+        now = self._clock()
         self.seconds[part].append(now - started)
         return now
 

@@ -37,6 +37,13 @@ class Calibration:
         heap_factor: Resident over live bytes of what training makes and frees, where glibc keeps freed memory.
         returning_heap_factor: The same where `MALLOC_MMAP_THRESHOLD_` is fixed.
         layer_seconds: What a layer takes in a training pass, however little there is to compute.
+        chunk_seconds: What a chunk takes beside its passes: drawing rows, stacking adapters, notes.
+        update_seconds: Of one element of a client's update, from the trained value to the exact sum.
+        combine_seconds: Of one value of all clients' mean, from the sum to the new value.
+        take_seconds: Of one new value on a rank that takes it over.
+        pack_seconds: Of one value that is put into the order of slices.
+        message_seconds: Of a message between two ranks, however short.
+        round_seconds: What a round takes beside all that: drawing a cohort, records.
         device_reserved_factor: torch's reserved over allocated GPU memory.
         device_runtime_bytes: Of a GPU, outside torch's allocator: context and libraries' workspaces.
         measured: False where a figure is an assumption.
@@ -53,7 +60,14 @@ class Calibration:
     deepspeed_bytes: int
     heap_factor: float
     returning_heap_factor: float
-    layer_seconds: float = 0.0
+    layer_seconds: float = 5e-4
+    chunk_seconds: float = 5e-3
+    update_seconds: float = 1e-8
+    combine_seconds: float = 1e-8
+    take_seconds: float = 2e-9
+    pack_seconds: float = 2e-9
+    message_seconds: float = 1e-5
+    round_seconds: float = 5e-3
     device_reserved_factor: float = 1.15
     device_runtime_bytes: int = GIB
     measured: bool = False

@@ -12,13 +12,21 @@ from heterotune.fleet.model_types import read_model_types
 from heterotune.planning.calibration import Calibration, returns_memory
 from heterotune.planning.client_bytes import FederationBytes, federation_bytes
 from heterotune.planning.cluster import Cluster
+from heterotune.planning.collecting import VALUE_BYTES, crossover_values
 from heterotune.planning.device_memory import device_problems
 from heterotune.planning.fitting import Layout, because, lay_out, ways_out
 from heterotune.planning.known_models import describe
 from heterotune.planning.memory_model import rank_memory
 from heterotune.planning.placement_choice import resolved
 from heterotune.planning.setting import ASSUMED_ROWS, Setting
-from heterotune.planning.time_model import RoundTime, Traffic, round_time, traffic
+from heterotune.planning.time_model import (
+    RoundTime,
+    Traffic,
+    bytes_per_second,
+    collect_by_topology,
+    round_time,
+    traffic,
+)
 
 JSON_VERSION = 1
 PLANNED_STRATEGIES = (
@@ -70,6 +78,13 @@ class Plan:
     traffic: Traffic
     time: RoundTime
     ways_out: tuple[str, ...]
+
+    @property
+    def crossover_bytes(self) -> float:
+        """Bytes of adapters (fp32) from which on the sharded topology is quicker on these ranks; may be infinite."""
+        setting = self.setting
+        speed = bytes_per_second(setting)
+        return VALUE_BYTES * crossover_values(setting.cluster.num_ranks, setting.calibration, speed)
 
     @property
     def verdict(self) -> str:
@@ -170,6 +185,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "verdict": plan.verdict,
         "try": list(plan.ways_out),
         "cluster": asdict(setting.cluster) | {"num_ranks": setting.cluster.num_ranks},
+        "placement": setting.config.placement,
+        "ranks_of_type": {name: len(ranks) for name, ranks in zip(names, setting.placement.ranks_of_type, strict=True)},
         "dtype": setting.dtype,
         "chunk_clients": {names[place]: size for place, size in layout.chunk_clients.items()},
         "chunk_clients_picked": layout.picked,
@@ -181,7 +198,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "round": plan.time.seconds,
             "train": plan.time.train,
             "collect": plan.time.collect,
+            "rest": plan.time.rest,
             "busy_share": plan.time.busy_share,
+            "collect_by_topology": collect_by_topology(setting),
             "run": plan.time.seconds * setting.config.rounds,
         },
         "parameters": {each.name: each.num_parameters for each in setting.model_types},

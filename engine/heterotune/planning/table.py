@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
+from heterotune.planning.collecting import VALUE_BYTES
 from heterotune.planning.fitting import Layout
 from heterotune.planning.plan import Plan, assumptions
+from heterotune.planning.time_model import collect_by_topology, num_values
 from heterotune.profiling.components import COMPONENTS
 from heterotune.report.quantities import format_bytes, format_seconds, format_share
 
@@ -86,4 +90,27 @@ def _figures(plan: Plan) -> list[str]:
         f"a round takes about {format_seconds(time.seconds)} without evaluation, ranks are busy "
         f"{time.busy_share:.0%} of the training; the run about "
         f"{format_seconds(time.seconds * setting.config.rounds)}",
+        *_on_several_ranks(plan),
+    ]
+
+
+def _on_several_ranks(plan: Plan) -> list[str]:
+    """Return what only concerns jobs of more than one rank: placement and topology."""
+    setting = plan.setting
+    num_ranks = setting.cluster.num_ranks
+    if num_ranks == 1:
+        return []
+    dealt = ", ".join(
+        f"{model_type.name} {len(ranks)}"
+        for model_type, ranks in zip(setting.model_types, setting.placement.ranks_of_type, strict=True)
+    )
+    picked = setting.config.collective.topology
+    seconds = {name: format_seconds(value) for name, value in collect_by_topology(setting).items()}
+    crossover = plan.crossover_bytes
+    start = "never" if math.isinf(crossover) else f"from {format_bytes(crossover)} of adapters on"
+    return [
+        f"placement {setting.config.placement}: ranks that hold each model type: {dealt}",
+        f"collecting updates takes about {seconds['root']} at a root, {seconds['sharded']} in slices "
+        f"(collective.topology: {picked}); on {num_ranks} ranks slices are quicker "
+        f"{start}, here are {format_bytes(num_values(setting) * VALUE_BYTES)}",
     ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
+from heterotune.config.field_types import TopologyName
 from heterotune.fleet.assignment import passes_in_lock_step
 from heterotune.fleet.chunks import Chunk
 from heterotune.planning.buffers import sums_bytes
 from heterotune.planning.client_bytes import down_bytes
+from heterotune.planning.collecting import collect_seconds
 from heterotune.planning.compute import compute_seconds
 from heterotune.planning.setting import Setting
 
@@ -34,19 +36,21 @@ class RoundTime:
     """Estimated seconds of a round, without evaluation and checkpoint.
 
     Attributes:
-        train: Until the busiest rank has trained.
-        collect: Gather and broadcast.
+        train: Until the busiest rank has trained and sent its clients' updates.
+        collect: Gather, combine and broadcast.
+        rest: Drawing a cohort, records.
         busy_share: Training time of all ranks over what they have until the busiest is done.
     """
 
     train: float
     collect: float
+    rest: float
     busy_share: float
 
     @property
     def seconds(self) -> float:
         """The whole round."""
-        return self.train + self.collect
+        return self.train + self.collect + self.rest
 
 
 def pass_seconds(place: int, num_clients: int, setting: Setting) -> float:
@@ -97,11 +101,31 @@ def round_time(setting: Setting, by_rank: Sequence[Sequence[Chunk]]) -> RoundTim
         train = max(map(sum, _slowest_by_crew(setting, own)))
     else:
         train = max(map(sum, own))
-    moved = traffic(setting, by_rank)
-    hops = math.ceil(math.log2(setting.cluster.num_ranks)) if setting.cluster.num_ranks > 1 else 0
-    collect = hops * (moved.sum_to_root_bytes + moved.broadcast_bytes) / _link(setting)
+    collect = collect_by_topology(setting)[setting.config.collective.topology]
     busy = sum(sum(part) for part in own) / (train * len(by_rank)) if train else 0.0
-    return RoundTime(train, collect, busy)
+    return RoundTime(train, collect, setting.calibration.round_seconds, busy)
+
+
+def collect_by_topology(setting: Setting) -> dict[TopologyName, float]:
+    """Return what gathering, combining and broadcasting take under each topology."""
+    num_ranks, speed = setting.cluster.num_ranks, bytes_per_second(setting)
+    return {
+        name: collect_seconds(name, num_values(setting), num_ranks, setting.calibration, speed)
+        for name in get_args(TopologyName)
+    }
+
+
+def num_values(setting: Setting) -> int:
+    """Return the values that travel between ranks in a round: those of every model type that takes part."""
+    shapes, counts = setting.shapes, setting.cohort_counts
+    return sum(shapes[place].layout.num_travelling for place, count in counts.items() if count)
+
+
+def bytes_per_second(setting: Setting) -> float:
+    """Return how fast a rank sends to another: on its node, or over the network that the ranks of a node share."""
+    if setting.cluster.nodes == 1:
+        return setting.calibration.gather_bytes_per_second
+    return _link(setting)
 
 
 def _slowest_by_crew(setting: Setting, own: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -115,7 +139,10 @@ def _slowest_by_crew(setting: Setting, own: Sequence[Sequence[float]]) -> list[l
 def _seconds_by_type(setting: Setting, mine: Sequence[Chunk]) -> list[float]:
     seconds = [0.0] * len(setting.shapes)
     for chunk in mine:
-        seconds[chunk.model_type] += chunk.num_passes * pass_seconds(chunk.model_type, len(chunk.clients), setting)
+        place, num_clients = chunk.model_type, len(chunk.clients)
+        elements = num_clients * setting.shapes[place].layout.num_travelling
+        seconds[place] += chunk.num_passes * pass_seconds(place, num_clients, setting)
+        seconds[place] += setting.calibration.chunk_seconds + elements * setting.calibration.update_seconds
     return seconds
 
 
