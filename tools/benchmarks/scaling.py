@@ -1,10 +1,10 @@
 """Strong and weak scaling, root against slices, and a performance model that predicts 8 to 1,024 ranks.
 
-    python tools/benchmarks/scaling.py              # about 10 minutes; writes docs/results/scaling*.csv
-    python tools/benchmarks/scaling.py --quick      # one turn, writes nothing
+    python tools/benchmarks/scaling.py              # about 5 minutes; writes docs/results/scaling*.csv
+    python tools/benchmarks/scaling.py --turns 1 --out /tmp
 
-Jobs of 1 and of 2 ranks take turns; each makes some rounds of every point, one after the other, so that what else the
-machine does meets all alike. The model of `heterotune plan` is fitted to part of the measurements and tested on the
+In one job of two ranks every point's rounds are made by each rank alone and by both together, in turn, so that what
+else the machine does meets all alike. The model of `heterotune plan` is fitted to part of them and tested on the
 rest (other cohorts, chunks and fleets, the sharded topology, everything on 2 ranks). Jobs of 4 and 8 ranks share the
 cores: they check that results are the same, and which topology is quicker. Seconds are CPU seconds where a rank works
 itself, so that other work on the machine counts little; wall time stands beside them.
@@ -40,9 +40,9 @@ from tables import write_table  # noqa: E402
 from heterotune.planning.calibration import Calibration, save_calibration  # noqa: E402
 
 TOPOLOGIES = ("root", "sharded")
-KILOBYTES = (64, 1024, 4096, 32768)
+KILOBYTES = (64, 1024, 4096, 16384)
+FEW_KILOBYTES = (64, 4096)
 MANY = (4, 8)
-SMALL_POINTS = [STRONG, "wide, large adapters", "wide, large adapters, sharded"]
 
 
 def main() -> int:
@@ -51,21 +51,25 @@ def main() -> int:
     rounds: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     collected: dict[tuple[int, str, int], list[dict[str, float]]] = defaultdict(list)
     digests: dict[str, set[str]] = defaultdict(set)
-    turns = 1 if options.quick else options.turns
-    for num_ranks in [*([1, 2] * turns), *MANY]:
-        arguments = [f"--rounds={options.rounds}", "--kilobytes", *map(str, KILOBYTES)]
-        arguments += ["--points", *SMALL_POINTS] if num_ranks in MANY else []
+    for num_ranks in (2, *options.many):
+        arguments = [
+            f"--turns={options.turns}",
+            "--kilobytes",
+            *map(str, KILOBYTES if num_ranks == 2 else FEW_KILOBYTES),
+        ]
+        arguments += ["--alone"] if num_ranks == 2 else ["--points", STRONG]
         answer = run_worker(Path(__file__).with_name("scaling_rank.py"), arguments, num_ranks=num_ranks)
-        for name, found in answer["rounds"].items():
-            rounds[name, num_ranks] += found
-            digests[name].add(answer["digests"][name])
+        for name, ranks, found in answer["rounds"]:
+            rounds[name, ranks] += found
+        for name, digest in answer["digests"]:
+            digests[name].add(digest)
         for row in answer["collective"]:
-            collected[row["kilobytes"], row["topology"], num_ranks].append(row)
+            collected[row["kilobytes"], row["topology"], row["ranks"]].append(row)
         print(f"{num_ranks} ranks, load average {os.getloadavg()[0]:.1f}", flush=True)
     differing = [name for name, found in digests.items() if len(found) > 1]
     assert not differing, f"results depend on the number of ranks: {differing}"
     calibration = fit(rounds, collected)
-    notes = _notes(options, digests)
+    notes = _notes(options)
     tables = {
         "scaling": round_rows(rounds, calibration),
         "scaling_collective": collective_rows(collected, calibration),
@@ -73,10 +77,8 @@ def main() -> int:
     }
     for name, rows in tables.items():
         print(name, *rows, sep="\n")
-        if not options.quick:
-            write_table(options.out / f"{name}.csv", rows, notes)
-    if not options.quick:
-        save_calibration(calibration, options.out / "scaling_calibration.json")
+        write_table(options.out / f"{name}.csv", rows, notes)
+    save_calibration(calibration, options.out / "scaling_calibration.json")
     print(*strong_and_weak(rounds), *errors(tables), sep="\n")
     return 0
 
@@ -152,10 +154,9 @@ def errors(tables: dict[str, list[dict[str, Any]]]) -> list[str]:
     return told
 
 
-def _notes(options: argparse.Namespace, digests: dict[str, set[str]]) -> list[str]:
+def _notes(options: argparse.Namespace) -> list[str]:
     return [
-        f"{options.turns} jobs of 1 and of 2 ranks in turn, {options.rounds} rounds of every point in each; medians",
-        f"the same global_adapter_sha256 on 1, 2, 4 and 8 ranks: {', '.join(sorted(set(SMALL_POINTS) & set(digests)))}",
+        f"{options.turns} turns; medians; one global_adapter_sha256 on 1 and 2 ranks, on {options.many} for: {STRONG}",
         "other work ran on the machine at the same time: busy seconds are CPU seconds of the busiest rank outside the",
         "channel's calls; of the collective part, work is CPU seconds, and moving is the fastest turn of the last rank",
     ]
@@ -164,9 +165,8 @@ def _notes(options: argparse.Namespace, digests: dict[str, set[str]]) -> list[st
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs" / "results", help="where the tables go")
-    parser.add_argument("--turns", type=int, default=3, help="jobs of 1 and of 2 ranks")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of every point in a job, after one to warm up")
-    parser.add_argument("--quick", action="store_true", help="one turn; writes nothing")
+    parser.add_argument("--turns", type=int, default=6, help="rounds of every point, after one to warm up")
+    parser.add_argument("--many", type=int, nargs="*", default=MANY, help="ranks of the jobs that share the cores")
     return parser.parse_args()
 
 

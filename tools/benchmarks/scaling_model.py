@@ -29,7 +29,7 @@ FITTED = (
 )
 RATES = ("flops", "gather_bytes_per_second")
 """Figures of a calibration that are fitted; of a rate its inverse."""
-COLLECTIVE_FITTED = frozenset({(64, 1), (32768, 1), (64, 2), (32768, 2)})
+COLLECTIVE_FITTED = frozenset({(64, 1), (16384, 1), (64, 2), (16384, 2)})
 """(kilobytes, ranks) of the collective parts that the model is fitted to."""
 VALUES_OF_KILOBYTE = 256
 _NOTHING = 1e-30

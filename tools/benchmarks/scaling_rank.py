@@ -1,6 +1,6 @@
 """One rank of the scaling benchmark: every point's rounds and the collective part of rounds, in turn.
 
-python scaling_rank.py --rounds 3 --answer FILE        # started by scaling.py
+python scaling_rank.py --turns 6 --alone --answer FILE        # started by scaling.py
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from scaling_points import POINTS, Point  # noqa: E402
 
 from heterotune import preflight  # noqa: E402
 from heterotune.collective.channel import Channel  # noqa: E402
+from heterotune.collective.single import SingleChannel  # noqa: E402
 from heterotune.collective.traffic import Moved, Traffic  # noqa: E402
 from heterotune.config.load import parse_run  # noqa: E402
 from heterotune.federation import Federation, load_backbones  # noqa: E402
@@ -35,14 +36,16 @@ from heterotune.simulation import Simulation  # noqa: E402
 from heterotune.strategies import make_strategy  # noqa: E402
 
 WARM_ROUNDS = 1
-COLLECTIVE_TURNS = 8
 TOPOLOGIES = ("root", "sharded")
 
 
 def main() -> None:
     """Measure; the root writes the answer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument(
+        "--alone", action="store_true", help="every rank also makes the rounds alone, in turn with them"
+    )
     parser.add_argument("--points", nargs="*", default=[point.name for point in POINTS])
     parser.add_argument("--kilobytes", type=int, nargs="*", default=[])
     parser.add_argument("--answer", type=Path)
@@ -50,11 +53,13 @@ def main() -> None:
     torch.set_num_threads(1)
     channel, busy = open_ranks(), BusyTraffic()
     channel.traffic = busy
+    channels = [SingleChannel(), channel] if options.alone else [channel]
+    points = [point for point in POINTS if point.name in options.points]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(channel.broadcast_bytes(scratch.encode()).decode())
-        points = [point for point in POINTS if point.name in options.points]
-        answer: dict[str, Any] = measure_rounds(channel, busy, points, folder, options.rounds)
-    answer["collective"] = measure_collective(channel, busy, options.kilobytes, COLLECTIVE_TURNS)
+        shared = Path(channel.broadcast_bytes(scratch.encode()).decode())
+        folders = [Path(scratch) / "alone", shared / "together"] if options.alone else [shared / "together"]
+        answer = measure_rounds(dict(zip(channels, folders, strict=True)), busy, points, options.turns)
+    answer["collective"] = measure_collective(channels, busy, options.kilobytes, options.turns)
     if channel.mpi_rank == 0:
         options.answer.write_text(json.dumps(answer))
     channel.barrier()
@@ -84,42 +89,64 @@ class BusyTraffic(Traffic):
 
 
 def measure_rounds(
-    channel: Channel, busy: BusyTraffic, points: list[Point], folder: Path, num_rounds: int
+    folders: dict[Channel, Path], busy: BusyTraffic, points: list[Point], num_turns: int
 ) -> dict[str, Any]:
-    """Return each point's seconds of every round that counts, busy and wall, and its digest."""
-    simulations = {point.name: _simulation(channel, point, folder / str(n)) for n, point in enumerate(points)}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in simulations}
-    for round_number in range(1, WARM_ROUNDS + num_rounds + 1):
-        for name, simulation in simulations.items():
+    """Return for each point and number of ranks the seconds of every round, busy and wall, and the digests.
+
+    Args:
+        folders: Channels to run on, this rank's alone or the job's, and where their run folders go.
+        busy: Of the job's channel, which is the last.
+        points: What to run.
+        num_turns: Rounds that count.
+    """
+    *_, channel = folders
+    simulations = {
+        (point.name, each.num_ranks): _simulation(each, point, folder / str(n))
+        for n, point in enumerate(points)
+        for each, folder in folders.items()
+    }
+    found: dict[str, list[tuple[float, float]]] = {json.dumps(key): [] for key in simulations}
+    for round_number in range(1, num_turns + WARM_ROUNDS + 1):
+        for key, simulation in simulations.items():
             channel.barrier()
             before, started = busy.busy(), time.perf_counter()
             simulation.run_round(round_number)
             if round_number > WARM_ROUNDS:
-                found[name].append((busy.busy() - before, time.perf_counter() - started))
+                found[json.dumps(key)].append((busy.busy() - before, time.perf_counter() - started))
     by_rank = channel.gather_bytes(json.dumps(found).encode())
-    digests = {name: each.adapters.sha256() for name, each in simulations.items()}
+    digests = [(name, simulation.adapters.sha256()) for (name, _), simulation in simulations.items()]
     return {"rounds": _busiest([json.loads(part) for part in by_rank or ()]), "digests": digests}
 
 
-def _busiest(by_rank: list[dict[str, list[tuple[float, float]]]]) -> dict[str, list[tuple[float, float]]]:
-    """Return each round's seconds on the rank that had most to do, and its wall time."""
-    names = by_rank[0] if by_rank else ()
-    return {name: [max(each) for each in zip(*(found[name] for found in by_rank), strict=True)] for name in names}
+def _busiest(by_rank: list[dict[str, list[tuple[float, float]]]]) -> list[tuple[str, int, list[tuple[float, float]]]]:
+    """Return (point, ranks, each round's seconds): of one rank alone the root's, else those of the busiest rank."""
+    rows = []
+    for key in by_rank[0] if by_rank else ():
+        name, num_ranks = json.loads(key)
+        of_ranks = [found[key] for found in (by_rank if num_ranks > 1 else by_rank[:1])]
+        rows.append((name, num_ranks, [max(each) for each in zip(*of_ranks, strict=True)]))
+    return rows
 
 
-def measure_collective(channel: Channel, busy: BusyTraffic, kilobytes: list[int], num_turns: int) -> list[dict]:
-    """Return a row for each size, topology and turn: seconds of the parts of a round after training.
+def measure_collective(
+    channels: Sequence[Channel], busy: BusyTraffic, kilobytes: list[int], num_turns: int
+) -> list[dict[str, Any]]:
+    """Return a row for each channel, size, topology and turn: seconds of the parts of a round after training.
 
     `work` is what the busiest rank does itself; `moving` is the time inside the channel's calls of the rank that comes
     last and so waits for nobody.
     """
+    job = channels[-1]
     rounds = {
-        (size, name): CollectiveRound(channel, size << 10, name, busy.busy) for size in kilobytes for name in TOPOLOGIES
+        (each.num_ranks, size, name): CollectiveRound(each, size << 10, name, busy.busy)
+        for size in kilobytes
+        for name in TOPOLOGIES
+        for each in channels
     }
     rows = []
     for turn in range(num_turns + 1):
-        for (size, name), each in rounds.items():
-            channel.barrier()
+        for (num_ranks, size, name), each in rounds.items():
+            job.barrier()
             started, moved = time.perf_counter(), busy.moving_seconds
             each.run()
             mine = {
@@ -128,11 +155,13 @@ def measure_collective(channel: Channel, busy: BusyTraffic, kilobytes: list[int]
                 "moving": busy.moving_seconds - moved,
                 "wall": time.perf_counter() - started,
             }
-            parts = [json.loads(part) for part in channel.gather_bytes(json.dumps(mine).encode()) or ()]
+            parts = [json.loads(part) for part in job.gather_bytes(json.dumps(mine).encode()) or ()]
             if turn > 0 and parts:
-                row: dict[str, Any] = {"kilobytes": size, "topology": name, "encode": parts[0]["encode"]}
-                row |= {"work": max(p["work"] for p in parts), "moving": min(p["moving"] for p in parts)}
-                rows.append(row | {"wall": max(p["wall"] for p in parts)})
+                kept = parts if num_ranks > 1 else parts[:1]
+                row: dict[str, Any] = {"ranks": num_ranks, "kilobytes": size, "topology": name}
+                row |= {"encode": kept[0]["encode"], "work": max(part["work"] for part in kept)}
+                row |= {"moving": min(p["moving"] for p in kept), "wall": max(p["wall"] for p in kept)}
+                rows.append(row)
     return rows
 
 
@@ -142,7 +171,7 @@ def _simulation(channel: Channel, point: Point, folder: Path) -> Simulation:
     config, num_types = checked.config, len(checked.model_types)
     placement = spread(num_types, channel.num_ranks)
     if channel.mpi_rank == 0:
-        folder.mkdir()
+        folder.mkdir(parents=True)
     channel.barrier()
     federation = Federation(
         config=config,

@@ -22,18 +22,17 @@ SHARDED = "backbone.ds_config=zero3_cpu"
 RUNS = (
     ("spread", ["placement=spread"]),
     ("dedicated", ["placement=dedicated"]),
-    ("auto", ["placement=auto"]),
-    ("sharded", ["placement=dedicated", SHARDED, "rounds=1"]),
-    ("sharded", ["placement=spread", SHARDED]),  # goes on with round 2
-    ("few", ["cohort.clients=4", "rounds=1"]),
-    ("many", ["cohort.clients=40", "rounds=1"]),
+    ("many", ["placement=auto", "cohort.clients=40", "rounds=1"]),
+    ("sharded-spread", ["placement=spread", SHARDED]),
+    ("sharded-dedicated", ["placement=dedicated", SHARDED, "rounds=1"]),
+    ("sharded-dedicated", ["placement=dedicated", SHARDED]),  # goes on with round 2
 )
 
 
 def main() -> None:
     """Run all of them one after the other, each in a folder of its name."""
     torch.set_num_threads(1)
-    channel = open_channel("mpi", watchdog_seconds=60.0)
+    channel = open_channel("mpi", watchdog_seconds=240.0)
     done = set()
     for name, overrides in RUNS:
         config = load_run(Path(sys.argv[1]), overrides)
