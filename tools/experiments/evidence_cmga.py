@@ -3,8 +3,8 @@
     python tools/experiments/evidence_cmga.py --data DATA --family FAMILY --out OUT
 
 Both fleets are a model and its depth-pruned sibling, which share LoRA and head, so that conflicts can arise in every
-layer. `opposed`: what the two clients of the sibling call banking the six others call travel, and so with home and
-work; scored on rows that clients hold back, under their own names. `dominated`: eight clients hold six of the domains,
+layer. `opposed`: what the two clients of the sibling call banking the six others call travel, and so with all pairs of
+domains (`partly`: with two pairs of five); scored on rows that clients hold back, under their own names. `dominated`: eight clients hold six of the domains,
 the sibling's two the other four; scored on common rows, balanced over the domains. Tasks, alignment and paired gains
 are those of `evidence.py`; nothing adjusts logits for what a client has seen.
 """
@@ -36,10 +36,17 @@ from tokenizers import Tokenizer  # noqa: E402
 from heterotune.config.load import parse_run  # noqa: E402
 from heterotune.config.schema import RunConfig  # noqa: E402
 
-SWAPPED = (("banking", "travel"), ("home", "work"))
+PAIRS = (
+    ("banking", "travel"),
+    ("home", "work"),
+    ("auto_and_commute", "meta"),
+    ("credit_cards", "small_talk"),
+    ("kitchen_and_dining", "utility"),
+)
+SWAPPED = {"opposed": PAIRS, "partly": PAIRS[:2], "dominated": ()}
 RARE = ("credit_cards", "meta", "travel", "utility")
-ROWS_OF_CLIENT, TEST_ROWS, PUBLIC_ROWS = {"opposed": 80, "dominated": 60}, 200, 1000
-CLIENTS = {"opposed": (6, 2), "dominated": (8, 2)}  # of l and l-3
+ROWS_OF_CLIENT, TEST_ROWS, PUBLIC_ROWS = {"opposed": 80, "partly": 80, "dominated": 60}, 200, 1000
+CLIENTS = {"opposed": (6, 2), "partly": (6, 2), "dominated": (8, 2)}  # of l and l-3
 ROUNDS, LOCAL = 8, {"steps": 12, "batch_size": 8, "optimizer": "adamw"}
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "none": {"cmga": "none"},
@@ -117,7 +124,7 @@ def _data(cell: Cell, folder: Path, words: Mapping[str, str]) -> dict[str, Any]:
         "separator": "",
         "max_tokens": TASKS["clinc150"].max_tokens,
     }
-    if cell.setting == "opposed":
+    if cell.setting != "dominated":
         holds = {"l": ["plain"], "l-3": ["opposed"]}
         partition = {"by": "model_type", "key": "side", "holds": holds}
         return {**common, "partition": partition, "heldout": "clients", "heldout_fraction": 0.3}
@@ -154,11 +161,11 @@ def _drawn(rows: Sequence[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
 
 def _train_rows(setting: str, rows: Sequence[tuple[str, str]], words: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
     """Yield rows; where types are opposed, each for the side that holds it, under that side's name."""
-    other = {a: b for pair in SWAPPED for a, b in (pair, pair[::-1])}
-    *_, opposed = CLIENTS["opposed"]
-    every = sum(CLIENTS["opposed"]) // opposed
+    other = {a: b for pair in SWAPPED[setting] for a, b in (pair, pair[::-1])}
+    *_, opposed = CLIENTS[setting]
+    every = sum(CLIENTS[setting]) // opposed
     for number, (text, label) in enumerate(rows):
-        is_opposed = setting == "opposed" and (number // len(words)) % every == 0  # a whole turn of the labels
+        is_opposed = setting != "dominated" and (number // len(words)) % every == 0  # a whole turn of the labels
         called = other.get(label, label) if is_opposed else label
         yield {"text": text, "label": words[called], "side": "opposed" if is_opposed else "plain"}
 
@@ -169,7 +176,7 @@ def _write(path: Path, rows: Iterator[Mapping[str, str]]) -> None:
 
 def read_scores(cell: Cell, what: str) -> dict[str, float]:
     """Return model type -> accuracy or loss after the last round: mean over its clients, or on the common rows."""
-    wanted = f"{what}/client" if cell.setting == "opposed" else f"{what}/eval"
+    wanted = f"{what}/client" if cell.setting != "dominated" else f"{what}/eval"
     found: dict[str, list[float]] = defaultdict(list)
     for line in (cell.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)

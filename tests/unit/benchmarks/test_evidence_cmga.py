@@ -28,7 +28,7 @@ def table() -> Iterator[ModuleType]:
 
 def test_one_side_of_four_calls_two_pairs_of_labels_by_each_others_names(table):
     rows = [(f"{label} {turn}", label) for turn in range(8) for label in WORDS]
-    written = list(table._train_rows("opposed", rows, WORDS))
+    written = list(table._train_rows("partly", rows, WORDS))
     assert Counter(row["side"] for row in written) == {"plain": 30, "opposed": 10}
     names = {
         side: {r["text"].split()[0]: r["label"] for r in written if r["side"] == side} for side in ("plain", "opposed")
@@ -36,6 +36,11 @@ def test_one_side_of_four_calls_two_pairs_of_labels_by_each_others_names(table):
     assert names["plain"] == WORDS
     assert names["opposed"] == WORDS | {"banking": " travel", "travel": " bank", "home": " work", "work": " home"}
     assert {row["side"] for row in table._train_rows("dominated", rows, WORDS)} == {"plain"}
+
+
+def test_each_domain_has_one_other_name(table):
+    names = [name for pair in table.PAIRS for name in pair]
+    assert len(set(names)) == len(names) == 10 and set(table.RARE) < set(names)
 
 
 def test_any_first_part_of_the_drawn_rows_is_balanced(table):
