@@ -4,9 +4,10 @@
 
 Both fleets are a model and its depth-pruned sibling, which share LoRA and head, so that conflicts can arise in every
 layer. `opposed`: what the two clients of the sibling call banking the six others call travel, and so with all pairs of
-domains (`partly`: with two pairs of five); scored on rows that clients hold back, under their own names. `dominated`: eight clients hold six of the domains,
-the sibling's two the other four; scored on common rows, balanced over the domains. Tasks, alignment and paired gains
-are those of `evidence.py`; nothing adjusts logits for what a client has seen.
+domains (`partly`: with two pairs of five); scored on rows that clients hold back, under their own names. `dominated`:
+eight clients hold six of the domains, the sibling's two the other four; scored on common rows, balanced over the
+domains. Tasks, alignment and paired gains are those of `evidence.py`; nothing adjusts logits for what a client has
+seen.
 """
 
 from __future__ import annotations
