@@ -3,10 +3,10 @@
     python tools/experiments/evidence_cmga.py --data DATA --family FAMILY --out OUT
 
 Both fleets are a model and its depth-pruned sibling, which share LoRA and head, so that conflicts can arise in every
-layer. `opposed`: what the two clients of the sibling call banking the six others call travel, and so with all pairs of
-domains (`partly`: with two pairs of five); scored on rows that clients hold back, under their own names. `dominated`:
-eight clients hold six of the domains, the sibling's two the other four; scored on common rows, balanced over the
-domains. Tasks, alignment and paired gains are those of `evidence.py`; nothing adjusts logits for what a client has
+layer. `opposed`: what the one client of the sibling calls banking the three others call travel, and so with all pairs
+of domains (`partly`: with two pairs of five); scored on rows that clients hold back, under their own names.
+`dominated`: eight clients hold six of the domains, the sibling's two the other four; scored on common rows, balanced
+over the domains. Tasks, alignment and paired gains are those of `evidence.py`; nothing adjusts logits for what a client has
 seen.
 """
 
@@ -46,9 +46,10 @@ PAIRS = (
 )
 SWAPPED = {"opposed": PAIRS, "partly": PAIRS[:2], "dominated": ()}
 RARE = ("credit_cards", "meta", "travel", "utility")
-ROWS_OF_CLIENT, TEST_ROWS, PUBLIC_ROWS = {"opposed": 80, "partly": 80, "dominated": 60}, 200, 1000
-CLIENTS = {"opposed": (6, 2), "partly": (6, 2), "dominated": (8, 2)}  # of l and l-3
-ROUNDS, LOCAL = 8, {"steps": 12, "batch_size": 8, "optimizer": "adamw"}
+ROWS_OF_CLIENT, TEST_ROWS, PUBLIC_ROWS = {"opposed": 120, "partly": 120, "dominated": 60}, 200, 1000
+CLIENTS = {"opposed": (3, 1), "partly": (3, 1), "dominated": (8, 2)}  # of l and l-3
+ROUNDS = {"opposed": 18, "partly": 18, "dominated": 8}  # opposed updates conflict once the form of answers is learned
+LOCAL = {"steps": 12, "batch_size": 8, "optimizer": "adamw"}
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "none": {"cmga": "none"},
     "project": {},
@@ -93,11 +94,11 @@ def config_of(cell: Cell, data: Path, family: Path, words: Mapping[str, str], ra
         {"name": name, "model": str(family / name), "clients": number, **kin}
         for (name, kin), number in zip(models, CLIENTS[cell.setting], strict=True)
     ]
-    evaluate = {"every_rounds": ROUNDS, "before_first": False, "max_rows": TEST_ROWS, "batch_size": 100}
+    evaluate = {"every_rounds": ROUNDS[cell.setting], "before_first": False, "max_rows": TEST_ROWS, "batch_size": 100}
     values = {
         "name": "evidence-cmga",
         "seed": cell.seed,
-        "rounds": ROUNDS,
+        "rounds": ROUNDS[cell.setting],
         "threads_per_rank": 1,
         "bind_cores": "never",
         "backbone": {"ds_config": "none"},
@@ -277,8 +278,8 @@ def main() -> None:
     done = [cell for cell in cells if is_done(cell)]
     from tables import write_table
 
-    facts = f"learning rates: {options.rates}; local: {json.dumps(LOCAL)}; rounds: {ROUNDS}; points, nats a token"
-    note = "gain: over cmga none, seed by seed; ci95: half the width of Student's t interval; conflicts: share of pairs"
+    facts = f"learning rates: {options.rates}; local: {json.dumps(LOCAL)}; rounds: {json.dumps(ROUNDS)}"
+    note = "gain: over none, seed by seed, in points or nats/token; ci95: half a t interval; conflicts: share of pairs"
     write_table(options.results / "evidence_cmga_conflict.csv", table_rows(done), [facts, note])
     print(f"{len(done)} of {len(cells)} runs are done")
 
