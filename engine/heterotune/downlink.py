@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from heterotune.adapters.bank import HeadFrame
+from heterotune.adapters.dema import FRAME_GROUP
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.base_change import BaseChange
 from heterotune.collective.channel import ROOT, Channel
@@ -36,13 +37,13 @@ class Downlink:
         self._base: BaseChange | None = None
         self._dense_bytes: dict[int, int] = {}  # place -> bytes of the whole change, once somebody wants it
         self._frozen: Messages = {}
+        self._aligned_after = 0  # the round after which the maps were found
         for place, frame in enumerate(frames):
             if frame is not None:
-                maps = torch.cat([frame.down_RD.flatten(), frame.mean_D.flatten()])
                 is_tokens = layouts[place].head.outputs == "labels"  # one number says what a row of Q is
                 basis = frame.basis_QV.argmax(dim=1) if is_tokens else frame.basis_QV.flatten()
-                for group, tensor in {"dema.head.frame": maps, "dema.head.basis": basis}.items():
-                    self._frozen[place, group] = encode(tensor.float().cpu().numpy())
+                self._frozen[place, FRAME_GROUP] = _frame_message(frame)
+                self._frozen[place, "dema.head.basis"] = encode(basis.float().cpu().numpy())
 
     def broadcast(self, adapters: GlobalAdapters, channel: Channel, codec: str, round_number: int) -> None:
         """Send the root's values to all ranks and take them from the messages. Every rank must call this.
@@ -59,6 +60,12 @@ class Downlink:
             channel.broadcast(adapters.exact[key].numpy())
         self.take(adapters, {name: channel.broadcast_bytes(mine.get(name)) for name in names})
         self._broadcast_base(adapters.base, channel, codec, round_number)
+
+    def realign(self, frames: Sequence[HeadFrame], round_number: int) -> None:
+        """Have other maps of the head branch after a round: whoever took part up to then downloads them, too."""
+        self._aligned_after = round_number
+        for place, frame in enumerate(frames):
+            self._frozen[place, FRAME_GROUP] = _frame_message(frame)
 
     def take(self, adapters: GlobalAdapters, messages: Messages) -> None:
         """Remember messages, the same on every rank, as what clients download, and take the values from them."""
@@ -81,6 +88,8 @@ class Downlink:
             messages = dict(self._values)
             if client.client_id not in self.known_clients:
                 messages |= self._frozen
+            elif 0 < self._aligned_after >= self.known_clients[client.client_id]:
+                messages |= {name: data for name, data in self._frozen.items() if name[1] == FRAME_GROUP}
             sizes = {group: len(data) for (place, group), data in messages.items() if place == client.model_type}
             base_bytes = self.base_bytes(client.model_type, self.known_clients.get(client.client_id, 0))
             if base_bytes:
@@ -117,8 +126,12 @@ class Downlink:
         known = torch.tensor(list(self.known_clients), dtype=torch.int64)
         order = known.argsort()
         found = {"known_clients": known[order]}
-        if any(layout.base for layout in self._layouts):
+        has_base = any(layout.base for layout in self._layouts)
+        if has_base or self._aligned_after:
             found["known_since"] = torch.tensor(list(self.known_clients.values()), dtype=torch.int64)[order]
+        if self._aligned_after:
+            found["aligned_after"] = torch.tensor(self._aligned_after)
+        if has_base:
             found["base_bytes"] = torch.tensor(self._base_bytes, dtype=torch.int64).view(-1, 3)
         return found
 
@@ -127,6 +140,7 @@ class Downlink:
         ids = saved["known_clients"].tolist()
         rounds = saved["known_since"].tolist() if "known_since" in saved else [0] * len(ids)
         self.known_clients = dict(zip(ids, rounds, strict=True))
+        self._aligned_after = int(saved.get("aligned_after", 0))
         if "base_bytes" in saved:
             self._base_bytes = [(after, place, size) for after, place, size in saved["base_bytes"].tolist()]
         self._base = base
@@ -138,3 +152,8 @@ class Downlink:
     def remember(self, cohort: Iterable[Client], round_number: int) -> None:
         """Take note of a round's whole cohort: its clients now have what they downloaded. Every rank calls this."""
         self.known_clients |= {client.client_id: round_number for client in cohort}
+
+
+def _frame_message(frame: HeadFrame) -> bytes:
+    """Return a type's own maps and mean as one message."""
+    return encode(torch.cat([frame.down_RD.flatten(), frame.mean_D.flatten()]).float().cpu().numpy())

@@ -46,7 +46,7 @@ def align_and_diagnose(
         The frames, and what to log of them.
     """
     assert federation.public is not None
-    frames, correlation = align_heads(federation, federation.public, head)
+    frames, correlation = align_heads(federation, head)
     correlations = [{"name": "alignment/correlation", "value": correlation, "unit": "correlation"}]
     if federation.config.heterotune.align_positions == "answer":  # no label is read, so there is no loss
         return frames, correlations
@@ -55,36 +55,47 @@ def align_and_diagnose(
     return frames, [*correlations, *cosines]
 
 
-def align_heads(federation: Federation, public: Rows, head: HeadBranch) -> tuple[list[HeadFrame], float]:
+def align_heads(federation: Federation, head: HeadBranch) -> tuple[list[HeadFrame], float]:
     """Find the frozen part of every type's head branch. Every rank must call this; every rank gets the root's bits.
 
     Args:
         federation: Backbones and channel; options say the method and the number of positions.
-        public: Rows that all types read.
         head: Shape of the branch.
 
     Returns:
         One frame for each type, on this rank's device; and the mean correlation between types (see `Alignment`).
     """
-    options, channel, model_types = federation.config.heterotune, federation.channel, federation.model_types
-    places = range(len(model_types))
-    states = [_public_states(federation, place, public, options.align_tokens) for place in places]
-    embeddings = [_output_embedding(federation, place) for place in places]
-    widths = [model_type.width for model_type in model_types]
-    if channel.mpi_rank == ROOT:
-        aligned = align_types(states, head.head_rank, options.align, run_seed=federation.config.seed)
+    places = range(len(federation.model_types))
+    states = [public_states(federation, place) for place in places]
+    embeddings = [output_embedding(federation, place) for place in places]
+    if federation.channel.mpi_rank == ROOT:
         basis_QV = _output_basis(embeddings, head, federation.label_tokens)
     else:
-        aligned = Alignment(
-            tuple(torch.zeros(head.head_rank, width) for width in widths), tuple(torch.zeros(w) for w in widths), 0.0
-        )
-        basis_QV = torch.zeros(head.basis_rank, model_types[0].vocab_size)
-    frames = []
-    shared_basis = _from_root(basis_QV, channel)
-    for down, mean in zip(aligned.down, aligned.mean, strict=True):
-        tensors = (_from_root(down, channel), _from_root(mean, channel), shared_basis)
-        frames.append(HeadFrame(*(tensor.to(federation.device) for tensor in tensors)))
-    return frames, aligned.correlation
+        basis_QV = torch.zeros(head.basis_rank, federation.model_types[0].vocab_size)
+    aligned = align_states(federation, states, head.head_rank)
+    return frames_of(federation, aligned, from_root(basis_QV, federation.channel)), aligned.correlation
+
+
+def align_states(federation: Federation, states: Sequence[Tensor | None], head_rank: int) -> Alignment:
+    """Find every type's map from what `public_states` returned. Every rank must call this; all get the root's maps."""
+    config, channel = federation.config, federation.channel
+    if channel.mpi_rank == ROOT:
+        found = align_types(states, head_rank, config.heterotune.align, run_seed=config.seed)
+    else:
+        widths = [model_type.width for model_type in federation.model_types]
+        maps = tuple(torch.zeros(head_rank, width) for width in widths)
+        found = Alignment(maps, tuple(torch.zeros(width) for width in widths), 0.0)
+    down, mean = (tuple(from_root(each, channel) for each in tensors) for tensors in (found.down, found.mean))
+    return Alignment(down, mean, found.correlation)
+
+
+def frames_of(federation: Federation, aligned: Alignment, basis_QV: Tensor) -> list[HeadFrame]:
+    """Return every type's frame on this rank's device; types share the basis."""
+    basis_QV = basis_QV.to(federation.device)
+    return [
+        HeadFrame(down.to(federation.device), mean.to(federation.device), basis_QV)
+        for down, mean in zip(aligned.down, aligned.mean, strict=True)
+    ]
 
 
 def _output_basis(embeddings: Sequence[Tensor], head: HeadBranch, label_tokens: Sequence[int]) -> Tensor:
@@ -130,12 +141,13 @@ def _core_gradient(backbone: Backbone, adapter: AttachedAdapter, bank: Bank, pub
 
 
 @torch.no_grad()
-def _public_states(federation: Federation, place: int, public: Rows, num_positions: int) -> Tensor | None:
-    """Return a type's final hidden states at the first positions that count, float32, (N, D); None but at the root.
+def public_states(federation: Federation, place: int) -> Tensor | None:
+    """Return a type's final hidden states at the first `align_tokens` positions of public rows that count.
 
-    Every rank must call this.
+    An adapter that is in use counts. Every rank must call this; float32 on the CPU, (N, D), None but at the root.
     """
-    mine = _states_of_share(federation, place, public, num_positions) if place in federation.backbones else []
+    num_positions = federation.config.heterotune.align_tokens
+    mine = _states_of_share(federation, place, num_positions) if place in federation.backbones else []
     gathered = federation.channel.gather_bytes(b"".join(mine))
     if gathered is None:
         return None
@@ -143,9 +155,10 @@ def _public_states(federation: Federation, place: int, public: Rows, num_positio
     return torch.from_numpy(states.reshape(-1, federation.model_types[place].width))[:num_positions]
 
 
-def _states_of_share(federation: Federation, place: int, public: Rows, num_positions: int) -> list[bytes]:
+def _states_of_share(federation: Federation, place: int, num_positions: int) -> list[bytes]:
     """Return this rank's part of the states. Batches are dealt to the ranks that hold the type, equally many passes."""
     backbone, seat = federation.backbones[place], federation.placement.seat(federation.channel.mpi_rank, place)
+    public = federation.public
     batches = _first_batches(public, num_positions)
     num_passes = -(-len(batches) // seat.num_ranks)
     mine = []
@@ -157,7 +170,7 @@ def _states_of_share(federation: Federation, place: int, public: Rows, num_posit
     return mine
 
 
-def _output_embedding(federation: Federation, place: int) -> Tensor | None:
+def output_embedding(federation: Federation, place: int) -> Tensor | None:
     """Return a type's output embedding, float32, (V, D); at the root at least. Every rank must call this."""
     mine = federation.backbones[place].output_embedding() if place in federation.backbones else None
     found = _at_root(mine, np.float32, federation, place)
@@ -197,10 +210,12 @@ def _first_batches(public: Rows, num_positions: int) -> list[slice]:
 
 
 def _public_batch(public: Rows, rows: slice, device: torch.device) -> ChunkBatch:
-    return ChunkBatch.of_rows(public.input_ids[rows], public.targets[rows], 1, device)
+    longest = int(public.lengths[rows].max())
+    return ChunkBatch.of_rows(public.input_ids[rows, :longest], public.targets[rows, :longest], 1, device)
 
 
-def _from_root(tensor: Tensor, channel: Channel) -> Tensor:
+def from_root(tensor: Tensor, channel: Channel) -> Tensor:
+    """Return the root's tensor, on every rank, of the same shape on each. Every rank must call this."""
     array = np.ascontiguousarray(tensor.numpy())
     channel.broadcast(array)
     return torch.from_numpy(array)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from heterotune.adapters.bank import HeadFrame
 from heterotune.backbone.load import pick_dtype
 from heterotune.checkpoint import checkpoint_name, read_checkpoint
 from heterotune.chunk_tuning import pick_chunk_clients
@@ -155,7 +156,7 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
         journal.scalars.close()
     if not journal.is_root:
         return {}
-    _save_adapters(simulation, "adapters", simulation.adapters, {})
+    _save_adapters(simulation, "adapters", simulation.adapters, simulation.frames, {})
     _save_best_adapters(simulation)
     summary = summarise(
         journal,
@@ -202,15 +203,21 @@ def _save_best_adapters(simulation: Simulation) -> None:
         LOG.warning("%s No adapters of the best round are written.", error)
         return
     adapters.take_over(saved, simulation.config.collective.picked_wire_down)
-    _save_adapters(simulation, "adapters-best", adapters, best)
+    _save_adapters(simulation, "adapters-best", adapters, simulation.frames_of(saved), best)
 
 
-def _save_adapters(simulation: Simulation, folder: str, adapters: GlobalAdapters, facts: Mapping[str, Any]) -> None:
+def _save_adapters(
+    simulation: Simulation,
+    folder: str,
+    adapters: GlobalAdapters,
+    frames: Sequence[HeadFrame | None],
+    facts: Mapping[str, Any],
+) -> None:
     """Write every model type's shared tensors as safetensors, whole or not at all."""
     for place, model_type in enumerate(simulation.federation.model_types):
         base = {f"{path}.base": change for path, change in adapters.base.of_model_type(place).items()}
         tensors = adapters.of_model_type(place) | base
-        frame = simulation.frames[place]
+        frame = frames[place]
         if frame is not None:
             tensors |= {"head.V": frame.down_RD, "head.mean": frame.mean_D, "head.Q": frame.basis_QV}
         whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}

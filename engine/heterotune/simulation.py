@@ -38,6 +38,7 @@ from heterotune.fleet.chunks import form_chunks
 from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.misbehaviour import absences, done_shares, simulated_seconds
 from heterotune.head_frames import align_and_diagnose
+from heterotune.head_refresh import refresh_head
 from heterotune.journal import Journal
 from heterotune.leaving import Leaving
 from heterotune.memory_attribution import attribute_messages, attribute_strategy
@@ -126,7 +127,7 @@ class Simulation:
         self.server_state: Mapping[str, torch.Tensor] = {}  # on the ranks that combine
         self.rounds_done = 0
         self._forget_what_came_after(saved)
-        self.frames = self.training.frames = self._saved_frames(saved) if saved else self._align()
+        self.frames = self.training.frames = self.frames_of(saved) if saved else self._align()
         self.downlink = Downlink(self.layouts, self.frames)
         different = {id(heldout): heldout for heldout in self.heldout}.values()
         batches = [batch for heldout in different for batch in heldout.batches]
@@ -162,6 +163,7 @@ class Simulation:
         if updates is not None:
             self.combine(round_number, updates)
         self.broadcast(round_number)
+        self.refresh_head(round_number)
         if round_number % self.config.evaluate.every_rounds == 0 or round_number == self.config.rounds:
             self.evaluate(round_number)
         if self.channel.mpi_rank == ROOT:
@@ -294,6 +296,30 @@ class Simulation:
         with self.journal.phase("broadcast"):
             self.topology.broadcast(self.downlink, self.config.collective.picked_wire_down, round_number)
 
+    def refresh_head(self, round_number: int) -> None:
+        """Align the head branch anew, or teach it on public rows, if the run wants that after this round."""
+        options = self.config.heterotune
+        realign, distill = options.realigns(round_number), options.distills(round_number)
+        if self.layouts[0].head is None or not (realign or distill):
+            return
+        with self.journal.phase("align", round_number):
+            self.frames, cores, metrics = refresh_head(
+                self.federation,
+                self.attached,
+                {place: self.training.global_bank(place, self.frames[place]) for place in self.federation.backbones},
+                self.frames,
+                [layout.head_core_key for layout in self.layouts],
+                self.adapters.exact,
+                realign=realign,
+                distill=distill,
+            )
+            self.training.frames = self.frames
+            self.topology.replace(cores)
+        self.journal.metrics(round_number, metrics)
+        if realign:
+            self.downlink.realign(self.frames, round_number)
+        self.broadcast(round_number)
+
     def evaluate(self, round_number: int) -> None:
         """Score every model type's global adapter on the held-out rows, and clients' own ones where these count."""
         self.store.refresh()
@@ -393,7 +419,7 @@ class Simulation:
         self.journal.metrics(0, metrics)
         return frames
 
-    def _saved_frames(self, saved: Checkpoint) -> list[HeadFrame | None]:
+    def frames_of(self, saved: Checkpoint) -> list[HeadFrame | None]:
         """Return the frozen part of every type's head branch as it was, if there is one."""
         if self.layouts[0].head is None:
             return [None] * len(self.layouts)

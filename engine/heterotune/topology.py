@@ -78,6 +78,10 @@ class Topology(Protocol):
         """Add changes to as much of the common values as `gather` gave; only on ranks that combine."""
         ...
 
+    def replace(self, values: Mapping[str, Tensor]) -> None:
+        """Take new values of the server for some keys, the same on every rank, before they are broadcast."""
+        ...
+
     def broadcast(self, downlink: Downlink, codec: str, round_number: int) -> None:
         """Let every rank have the new values, as the messages that clients download after a round, 0 = before all."""
         ...
@@ -125,6 +129,10 @@ class RootTopology:
     def apply(self, change: Mapping[str, Tensor]) -> None:
         """Add whole changes."""
         self._adapters.apply(change)
+
+    def replace(self, values: Mapping[str, Tensor]) -> None:
+        """Take whole values."""
+        self._adapters.replace(values)
 
     def broadcast(self, downlink: Downlink, codec: str, round_number: int) -> None:
         """Send the root's messages to all."""
@@ -188,6 +196,13 @@ class ShardedTopology:
             start = self._round_slices.starts[key]
             out = self._values[start + part.start : start + part.stop]
             self._adapters.write_changed(key, change.get(key), out, part)
+
+    def replace(self, values: Mapping[str, Tensor]) -> None:
+        """Put whole values into the row of all tensors: every slice has its part then."""
+        places = self._new_values()
+        for key, value in values.items():
+            places[key].copy_(value.flatten())
+            self._adapters.replace({key: places[key]})
 
     def broadcast(self, downlink: Downlink, codec: str, round_number: int) -> None:
         """Give all ranks all slices (before round 1: the root's values); every rank makes the messages itself."""

@@ -27,7 +27,10 @@ OF_METHOD = {name: {"adapter_rank": 2} for name in METHODS if name != "fedavg_fu
         "head_rank": 4,
         "head_outputs": "labels",
         "head_basis": 7,  # as many as the run finds, so that a plan, which reads no data, knows them
-        "align_tokens": 64,
+        "align_tokens": 16,
+        "align_positions": "answer",
+        "head_scope": "width",
+        "distill_every": 1,
         "cmga": "cagrad",
         "cmga_tasks": "clients",
     },
@@ -61,7 +64,8 @@ RESULTS = ("loss", "perplexity", "cmga")
 
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory, write_run) -> Path:
-    return write_run(tmp_path_factory.mktemp("strategies"), RUN, 5)
+    folder = tmp_path_factory.mktemp("strategies")
+    return write_run(folder, {**RUN, "data": {**RUN["data"], "public": str(folder / "corpus.jsonl")}}, 5)
 
 
 @pytest.fixture(scope="module")

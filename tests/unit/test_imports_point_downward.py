@@ -41,6 +41,7 @@ LEVELS = (
         "downlink",
         "federation",
         "head_frames",
+        "head_refresh",
         "journal",
         "leaving",
         "memory_attribution",

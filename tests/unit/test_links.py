@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from heterotune import uplink
 from heterotune.adapters.bank import HeadFrame
-from heterotune.adapters.layout import AdapterLayout, TensorSpec
+from heterotune.adapters.layout import AdapterLayout, HeadBranch, TensorSpec
 from heterotune.adapters.window import Window
 from heterotune.aggregation.exact import ExactSum
 from heterotune.client_segments import latest_states
@@ -36,6 +37,7 @@ LAYOUT = AdapterLayout(
         TensorSpec("w.V", (3,), "type", "type/a/w.V", "dema.type", "0"),
         TensorSpec("head.S", (4,), "fleet", "fleet/head.S", "dema.head", "head"),
     ),
+    head=HeadBranch("head.S", 2, 3),
 )
 FRAME = HeadFrame(torch.zeros(2, 5), torch.zeros(5), torch.zeros(3, 7))
 CHUNK = Chunk(0, (Client(4, 0, 10), Client(9, 0, 30)), (1, 1))
@@ -174,6 +176,33 @@ def test_frozen_tensors_are_downloaded_once_wherever_the_client_trains():
         "dema.head.basis": HEADER_BYTES + 4 * 21,
     }
     assert groups[1] == values
+
+
+def test_maps_that_were_found_anew_are_downloaded_once_more_also_after_a_restart():
+    adapters, late = GlobalAdapters([LAYOUT], run_seed=0), Client(9, 0, 30)
+
+    def downloaded(downlink, client, round_number):
+        ledger = Ledger()
+        downlink.note([client], ledger, round_number)
+        downlink.remember([client], round_number)
+        return {entry.group for entry in ledger} - {"dema.type", "dema.head"}
+
+    before = Downlink([LAYOUT], [FRAME])
+    before.broadcast(adapters, SingleChannel(), "fp32", 0)
+    assert downloaded(before, CHUNK.clients[0], 1) == {"dema.head.frame", "dema.head.basis"}
+    before.realign([FRAME], 1)
+    after = Downlink([LAYOUT], [FRAME])
+    after.broadcast(adapters, SingleChannel(), "fp32", 1)
+    after.restore(before.state(), adapters.base)
+    for downlink in (before, after):
+        assert downloaded(downlink, CHUNK.clients[0], 2) == {"dema.head.frame"}
+        assert downloaded(downlink, CHUNK.clients[0], 3) == set()
+        assert downloaded(downlink, late, 3) == {"dema.head.frame", "dema.head.basis"}
+
+
+def test_a_basis_of_labels_travels_as_the_numbers_of_their_tokens():
+    layout = dataclasses.replace(LAYOUT, head=HeadBranch("head.S", 2, 3, "labels"))
+    assert Downlink([layout], [FRAME]).held_bytes() == 2 * HEADER_BYTES + 4 * (2 * 5 + 5 + 3)
 
 
 def test_messages_that_are_kept_for_clients_are_counted():

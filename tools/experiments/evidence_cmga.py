@@ -6,8 +6,8 @@ Both fleets are a model and its depth-pruned sibling, which share LoRA and head,
 layer. `opposed`: what the one client of the sibling calls banking the three others call travel, and so with all pairs
 of domains (`partly`: with two pairs of five); scored on rows that clients hold back, under their own names.
 `dominated`: eight clients hold six of the domains, the sibling's two the other four; scored on common rows, balanced
-over the domains. Tasks, alignment and paired gains are those of `evidence.py`; nothing adjusts logits for what a client has
-seen.
+over the domains. Tasks, alignment and paired gains are those of `evidence.py`; nothing adjusts logits for what a client
+has seen.
 """
 
 from __future__ import annotations

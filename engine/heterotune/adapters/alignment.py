@@ -21,7 +21,7 @@ from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
 
 RIDGE = 1e-2  # of the mean eigenvalue; keeps directions that hardly vary from being blown up
 
-Method = Literal["none", "pca", "procrustes", "gcca"]
+Method = Literal["none", "pca", "procrustes", "gcca", "gcca_shrunk"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Alignment:
     """The frozen maps of every model type, in model-type order.
 
     Attributes:
-        down: V_m, float32, shape (r, D_m); V_m (x - mean) has about unit variance in each coordinate.
+        down: V_m, float32, shape (r, D_m); V_m (x - mean) has about unit variance in each coordinate, but under
+            "gcca_shrunk": there the more of it the better the type knows the common coordinate.
         mean: μ_m, float32, shape (D_m,).
         correlation: Mean correlation of coordinates over pairs of types on the public text; NaN for one type.
     """
@@ -45,7 +46,8 @@ def align_types(states: Sequence[Tensor], head_rank: int, method: Method, *, run
     Args:
         states: For each type its final hidden states at the same public positions, (N, D_m).
         head_rank: r, at most the smallest width.
-        method: `gcca` (default of the product), `procrustes` (each type's principal components rotated to the first
+        method: `gcca` (default of the product), `gcca_shrunk` (the same, each coordinate as large as the regression on
+            a type's states leaves it), `procrustes` (each type's principal components rotated to the first
             type's), `pca` (not rotated), `none` (random maps; aligns nothing, for ablations).
         run_seed: Seeds the random maps.
 
@@ -58,10 +60,11 @@ def align_types(states: Sequence[Tensor], head_rank: int, method: Method, *, run
         mean_D = state.double().mean(dim=0)
         centred.append(state.double() - mean_D)
         means.append(mean_D.float())
-    makers = {"none": _random_maps, "pca": _pca_maps, "procrustes": _procrustes_maps, "gcca": _gcca_maps}
-    maps = makers[method](centred, head_rank, run_seed)
+    makers = {"none": _random_maps, "pca": _pca_maps, "procrustes": _procrustes_maps}
+    maps = makers.get(method, _gcca_maps)(centred, head_rank, run_seed)
     scaled = [_unit_variance(map_rD, x_ND) for map_rD, x_ND in zip(maps, centred, strict=True)]
-    return Alignment(tuple(m.float() for m in scaled), tuple(means), _mean_correlation(scaled, centred))
+    down = maps if method == "gcca_shrunk" else scaled
+    return Alignment(tuple(m.float() for m in down), tuple(means), _mean_correlation(scaled, centred))
 
 
 def vocabulary_basis(embeddings: Sequence[Tensor], basis_rank: int) -> Tensor:

@@ -15,6 +15,8 @@ from heterotune.config.method_options import HeterotuneOptions
 from heterotune.fleet.model_types import ModelType
 
 HEAD_CORE = "head.S"
+FRAME_GROUP = "dema.head.frame"
+"""The ledger's name of a type's frozen maps at the head."""
 
 
 def dema_layout(options: HeterotuneOptions, model_type: ModelType, fleet: Sequence[ModelType]) -> AdapterLayout:

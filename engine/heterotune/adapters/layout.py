@@ -185,6 +185,11 @@ class AdapterLayout:
         """Whether a client's own model is another than the common one: some of what it keeps trains."""
         return any(spec.trains for spec in self.personal)
 
+    @property
+    def head_core_key(self) -> str:
+        """The key of the head branch's core; only where there is one."""
+        return next(spec.key for spec in self.tensors if spec.name == self.head.core)
+
     @cached_property
     def num_travelling(self) -> int:
         """Elements that a client sends."""

@@ -106,13 +106,19 @@ class HeterotuneOptions(Section):
     """Mixture weights of the branches: all 1, or one trained scalar per site and branch."""
     activation: Literal["none", "silu"] = "none"
     """Between the two halves of a layer's branch: nothing, which makes it a LoRA, or SiLU, which no LoRA can be."""
-    align: Literal["none", "pca", "procrustes", "gcca"] = "gcca"
+    align: Literal["none", "pca", "procrustes", "gcca", "gcca_shrunk"] = "gcca"
     """How the input side of shared branches is aligned between model types, on public text only."""
     align_tokens: Count = 4096
     """Public token positions that the alignment reads, at least 1."""
     align_positions: Literal["all", "answer"] = "all"
     """Positions that count: all targets of the public rows, or of each row the one before its answer; texts of
     `data.public` then are questions in the task's template, and no public label is read."""
+    realign_every: CountOrZero = 0
+    """Rounds after which the head branch is aligned anew, with the adapters as they are then; 0 = only before round 1.
+    Clients download the new maps."""
+    distill_every: CountOrZero = 0
+    """Rounds after which every head branch moves towards what all model types answer on the public rows; 0 = never.
+    Needs `head_outputs: labels`, `align_positions: answer` and a `head_scope` of "type" or "width"."""
     cmga: Literal["none", "project", "cagrad", "mgda", "gradvac", "aligned_mtl", "cosine"] = "project"
     """Cross-model gradient alignment when updates of several model types meet: how they become one direction."""
     cmga_tasks: Literal["types", "clients"] = "types"
@@ -137,12 +143,31 @@ class HeterotuneOptions(Section):
             return "single updates"
         return "whole sums" if self.cmga == "gradvac" else METHODS["heterotune"].needs
 
+    def realigns(self, round_number: int) -> bool:
+        """Return whether the head branch is aligned anew after a round: also the last, which a run can go on from."""
+        return bool(self.realign_every) and round_number % self.realign_every == 0
+
+    def distills(self, round_number: int) -> bool:
+        """Return whether head branches learn from one another after a round."""
+        return bool(self.distill_every) and round_number % self.distill_every == 0
+
     @model_validator(mode="after")
     def _check_head(self) -> HeterotuneOptions:
         """A basis narrower than the branch would waste rank; how many tokens labels have, the data decides."""
         if self.head_outputs == "vocabulary" and self.head_rank > self.head_basis:
             text = f"head_basis = {self.head_basis} is less than head_rank = {self.head_rank}"
             raise ValueError(f"{text}, so part of the rank could do nothing. Raise head_basis, or lower head_rank.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_distillation(self) -> HeterotuneOptions:
+        """Answers are compared where they begin, and among labels; one core for all has nobody to learn from."""
+        wanted = {"head_outputs": "labels", "align_positions": "answer", "head_scope": "type"}
+        fits = self.head_outputs == "labels" and self.align_positions == "answer" and self.head_scope != "fleet"
+        if self.distill_every and not (fits and self.head_rank):
+            told = ", ".join(f"{key}: {value}" for key, value in wanted.items())
+            text = f"distill_every = {self.distill_every} lets head branches learn from what others answer"
+            raise ValueError(f"{text}. Set {told} and a head_rank above 0.")
         return self
 
     @model_validator(mode="after")

@@ -56,7 +56,9 @@ def data_bytes(setting: Setting) -> int:
     config = setting.config
     num_rows = setting.num_table_rows + config.evaluate.max_rows
     if any(shape.layout.head is not None for shape in setting.shapes):
-        num_rows += -(-config.heterotune.align_tokens // config.data.max_tokens)
+        options = config.heterotune
+        tokens_per_row = 1 if options.align_positions == "answer" else config.data.max_tokens
+        num_rows += -(-options.align_tokens // tokens_per_row)
     chunk_clients = config.chunk.max_clients if config.chunk.clients == "auto" else config.chunk.clients
     num_rows += 2 * setting.steps * config.local.batch_size * chunk_clients
     return _ARRAYS_OF_ROWS * INT64 * num_rows * config.data.max_tokens

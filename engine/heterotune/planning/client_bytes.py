@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from heterotune.adapters.dema import FRAME_GROUP
 from heterotune.collective.codecs import codec_named
 from heterotune.collective.wire import message_bytes
 from heterotune.config.engine_options import CollectiveConfig
@@ -40,7 +41,7 @@ def frozen_bytes(shape: TypeShape) -> dict[str, int]:
     frame, basis = shape.frame_elements
     basis = head.basis_rank if head.outputs == "labels" else basis  # one number says what a row of Q is
     return {
-        "dema.head.frame": message_bytes(frame, FROZEN_CODEC),
+        FRAME_GROUP: message_bytes(frame, FROZEN_CODEC),
         "dema.head.basis": message_bytes(basis, FROZEN_CODEC),
     }
 
@@ -79,6 +80,9 @@ def federation_bytes(setting: Setting) -> FederationBytes:
         sum(sum(groups[names[place]].values()) * count for place, count in counts.items()) for groups in (up, down)
     )
     first = sum(sum(once[names[place]].values()) * count for place, count in _ever_taking_part(setting).items())
+    if setting.config.heterotune.realign_every:
+        again = _downloads_of_new_maps(setting)
+        first += sum(once[names[place]].get(FRAME_GROUP, 0) * count for place, count in again.items())
     return FederationBytes(
         up=up,
         down=down,
@@ -88,6 +92,20 @@ def federation_bytes(setting: Setting) -> FederationBytes:
         total_bytes=(round_up + round_down) * setting.config.rounds + first,
         full_model_bytes={each.name: 4 * each.num_parameters for each in setting.model_types},
     )
+
+
+def _downloads_of_new_maps(setting: Setting) -> Counter[int]:
+    """Return place of a model type -> how often its clients find that their maps at the head are old."""
+    config, population = setting.config, setting.population
+    known: dict[int, int] = {}
+    aligned_after, found = 0, Counter[int]()
+    for round_number in range(1, config.rounds + 1):
+        cohort = sample_cohort(population, config.cohort, run_seed=config.seed, round_number=round_number)
+        found.update(client.model_type for client in cohort if 0 < known.get(client.client_id, 0) <= aligned_after)
+        known |= {client.client_id: round_number for client in cohort}
+        if config.heterotune.realigns(round_number):
+            aligned_after = round_number
+    return found
 
 
 def _ever_taking_part(setting: Setting) -> Counter[int]:

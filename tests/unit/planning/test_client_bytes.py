@@ -21,14 +21,14 @@ from heterotune.randomness import generator
 ENGINE = Path(__file__).parents[3] / "engine"
 RUN = """
 name: tiny
-rounds: 2
+rounds: 3
 fleet:
   - {name: small, model: "embedded:small", clients: 2}
   - {name: wide, model: "random:hidden_size=48,num_hidden_layers=1,num_attention_heads=4", clients: 3}
 data: {source: "embedded:stdlib", max_tokens: 16, max_rows_per_client: 4}
 cohort: {fraction: 0.5}
 local: {steps: 1, batch_size: 1}
-heterotune: {adapter_rank: 2, head_rank: 4, head_basis: 8, align_tokens: 64, personal_rank: 1}
+heterotune: {adapter_rank: 2, head_rank: 4, head_basis: 8, align_tokens: 64, personal_rank: 1, realign_every: 1}
 backbone: {ds_config: none}
 chunk: {clients: 2}
 evaluate: {max_rows: 2}
