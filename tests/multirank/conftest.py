@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from heterotune.client_segments import latest_states
+
 
 @pytest.fixture(scope="session")
 def write_run() -> Callable[[Path, Mapping[str, Any], int], Path]:
@@ -45,3 +47,15 @@ def work_on(run_mpi) -> Callable[[Path], Callable[..., Path]]:
         return run
 
     return on
+
+
+@pytest.fixture(scope="session")
+def kept_by_clients() -> Callable[[Path], dict[tuple[str, str, int], bytes]]:
+    """Return what reads a strategy's folder: what clients keep at the end, in whichever files it is."""
+
+    def read(part: Path) -> dict[tuple[str, str, int], bytes]:
+        folder = part / "clients"
+        states = latest_states(folder) if folder.is_dir() else {}
+        return {client: state.tobytes() for client, state in states.items()}
+
+    return read

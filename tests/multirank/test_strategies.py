@@ -78,29 +78,33 @@ def on_one_rank(work) -> Path:
     return work("one", 1)
 
 
+def part_of(run: Path, method: str) -> Path:
+    return run if method == "heterotune" else run / "compare" / method
+
+
 def results(run: Path, method: str) -> dict[str, object]:
     """What must not depend on the cluster or on interruptions."""
-    part = run if method == "heterotune" else run / "compare" / method
+    part = part_of(run, method)
     metrics = [json.loads(line) for line in (part / "metrics.jsonl").read_text().splitlines()]
     found: dict[str, object] = {
         "digest": json.loads((part / "summary.json").read_text())["global_adapter_sha256"],
         "metrics": [entry for entry in metrics if entry["name"].startswith(RESULTS)],
         "ledger": (part / "ledger.jsonl").read_text(),
     }
-    for kind in ("adapters", "clients"):
-        paths = (part / kind).iterdir() if (part / kind).is_dir() else ()
-        found[kind] = {path.name: path.read_bytes() for path in paths}
+    found["adapters"] = {path.name: path.read_bytes() for path in (part / "adapters").iterdir()}
     return found
 
 
 @pytest.mark.timeout(600)
-def test_two_ranks_then_four_in_a_resumed_run_come_to_the_bits_of_one(work, on_one_rank):
+def test_two_ranks_then_four_in_a_resumed_run_come_to_the_bits_of_one(work, on_one_rank, kept_by_clients):
     """Round 1 on two ranks, round 2 after a resume on four: one job fewer than each by itself, and as strict."""
     work("more", 2, "--set", "rounds=1")
     resumed = work("more", 4, "--resume")
     for method in METHODS:
         found, wanted = results(resumed, method), results(on_one_rank, method)
         assert all(found[name] == wanted[name] for name in wanted), method
+        parts = (part_of(run, method) for run in (resumed, on_one_rank))
+        assert len(set(map(frozenset, (kept_by_clients(part).items() for part in parts)))) == 1, method
 
 
 @pytest.mark.parametrize("method", PLANNED_STRATEGIES)

@@ -59,7 +59,7 @@ def lines_of(path: Path) -> list[dict]:
 
 @pytest.mark.parametrize("ds_config", ["none", "zero3_cpu"])
 @pytest.mark.timeout(900)
-def test_the_same_bits_on_any_number_of_ranks(run_mpi, tmp_path, ds_config):
+def test_the_same_bits_on_any_number_of_ranks(run_mpi, kept_by_clients, tmp_path, ds_config):
     runs = [run_ranks(run_mpi, tmp_path, ds_config, num_ranks) for num_ranks in (1, 2, 3, 4)]
     summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
     assert len({summary["global_adapter_sha256"] for summary in summaries}) == 1
@@ -68,9 +68,10 @@ def test_the_same_bits_on_any_number_of_ranks(run_mpi, tmp_path, ds_config):
     assert len(ledgers) == 1
     losses = [[m for m in lines_of(run / "metrics.jsonl") if m["name"].startswith(("loss", "cmga"))] for run in runs]
     assert all(found == losses[0] for found in losses)
-    for kind in ("adapters", "clients"):
-        files = {path.name: path.read_bytes() for path in (runs[0] / kind).iterdir()}
-        assert files and all({p.name: p.read_bytes() for p in (run / kind).iterdir()} == files for run in runs[1:])
+    files = {path.name: path.read_bytes() for path in (runs[0] / "adapters").iterdir()}
+    assert files and all({p.name: p.read_bytes() for p in (run / "adapters").iterdir()} == files for run in runs[1:])
+    states = kept_by_clients(runs[0])
+    assert states and all(kept_by_clients(run) == states for run in runs[1:])
     check_one_run(runs[3], num_ranks=4)
     for run, num_ranks in zip(runs, (1, 2, 3, 4), strict=True):
         check_gathers(run, num_ranks=num_ranks if ds_config != "none" else 1)

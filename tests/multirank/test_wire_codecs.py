@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from heterotune.client_segments import latest_states
 
 CASES = Path(__file__).parent / "cases"
 RUN = {
@@ -55,19 +54,14 @@ def results(run_mpi, run_file) -> dict[int, dict]:
     return found
 
 
-def states_in(out: Path) -> dict[tuple[str, str, int], bytes]:
-    """Return what clients keep at the end of a run."""
-    return {client: state.tobytes() for client, state in latest_states(out / "clients").items()}
-
-
-def test_the_bits_do_not_depend_on_the_number_of_ranks(results, run_file):
+def test_the_bits_do_not_depend_on_the_number_of_ranks(results, run_file, kept_by_clients):
     assert results[1] == results[2]
     assert len({found["digest"] for found in results[1].values()}) == len(results[1]) == 4
     for wire in results[1]:
         one, two = (run_file.parent / f"ranks-{num_ranks}" / wire for num_ranks in (1, 2))
         assert (one / "ledger.jsonl").read_text() == (two / "ledger.jsonl").read_text()
-        states = states_in(one)
-        assert states_in(two) == states
+        states = kept_by_clients(one)
+        assert kept_by_clients(two) == states
         kept = {kind for kind, _, _ in states}
         assert kept == ({"personal", "residual"} if wire == "topk" else {"personal"})
 
@@ -106,7 +100,7 @@ def work(run_mpi, run_file):
     return run
 
 
-def test_what_clients_owe_survives_a_kill(work, results, run_file, tmp_path):
+def test_what_clients_owe_survives_a_kill(work, results, run_file, tmp_path, kept_by_clients):
     out = tmp_path / "run"
     killed = work(out, num_ranks=2, case=(str(CASES / "interrupted_rank.py"), "SIGKILL", "3"))
     assert killed.returncode not in (0, 75)
@@ -116,4 +110,4 @@ def test_what_clients_owe_survives_a_kill(work, results, run_file, tmp_path):
     assert digest == results[1]["topk"]["digest"]
     uninterrupted = run_file.parent / "ranks-1" / "topk"
     assert (out / "ledger.jsonl").read_text() == (uninterrupted / "ledger.jsonl").read_text()
-    assert states_in(out) == states_in(uninterrupted)
+    assert kept_by_clients(out) == kept_by_clients(uninterrupted)
