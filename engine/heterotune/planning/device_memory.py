@@ -47,17 +47,13 @@ class DeviceNeed:
         return sum(self.by_component.values())
 
 
-def device_need(config: RunConfig, model_types: tuple[ModelType, ...], place: int, dtype: DeviceDtype) -> DeviceNeed:
-    """Return what a client of one model type holds on a device of its own, under `config.strategy`.
-
-    The backbone in the device's dtype, the adapter with gradient and first values, the optimiser's state, activations
-    of a batch of full rows; no runtime and no data. Of methods that a plan refuses it is a lower bound.
+def device_setting(config: RunConfig, model_types: tuple[ModelType, ...], dtype: DeviceDtype) -> Setting:
+    """Return what the plan's formulas need, where every client is a machine of its own.
 
     Args:
-        config: The run.
+        config: The run, with `strategy` the method at work.
         model_types: Its fleet.
-        place: Which of them.
-        dtype: In which the device holds the weights.
+        dtype: In which devices hold weights.
     """
     held = BackboneConfig(
         ds_config=NO_DEEPSPEED,
@@ -67,21 +63,40 @@ def device_need(config: RunConfig, model_types: tuple[ModelType, ...], place: in
     )
     own_run = config.model_copy(update={"backbone": held})
     # A device gives freed memory back, as the plan takes it for GPUs.
-    setting = Setting(own_run, model_types, Cluster(gpus_per_node=1), load_calibration(None, has_gpus=True))
+    return Setting(own_run, model_types, Cluster(gpus_per_node=1), load_calibration(None, has_gpus=True))
+
+
+def device_need(setting: Setting, place: int) -> DeviceNeed:
+    """Return what a client of one model type holds.
+
+    The backbone in the device's dtype, the adapter with gradient and first values, the optimiser's state, activations
+    of a batch of full rows; no runtime and no data. Of methods that a plan refuses it is a lower bound.
+
+    Args:
+        setting: Of `device_setting`.
+        place: Which model type.
+    """
     shape, need = setting.shapes[place], Counter(train_components(setting, place, 1))
-    need[words.BACKBONE_SHARDS] += held_bytes(shape, setting.sharding, setting.dtype_bytes, held.quantize)
+    quantize = setting.config.backbone.quantize
+    need[words.BACKBONE_SHARDS] += held_bytes(shape, setting.sharding, setting.dtype_bytes, quantize)
     need[words.ADAPTERS] += FP32 * sum(shape.frame_elements)
     return DeviceNeed({name: num_bytes for name, num_bytes in need.items() if num_bytes})
 
 
 def device_problems(config: RunConfig, model_types: tuple[ModelType, ...], devices: Devices) -> list[str]:
     """Return what is said of devices that are too small for their model type, under each method of the run."""
-    return [
-        problem
-        for place, clients in enumerate(_clients_of_types(model_types))
-        for dtype, device in devices.smallest(place, clients).items()
-        for problem in _problems(config, model_types, place, device, dtype)
-    ]
+    smallest = [devices.smallest(place, clients) for place, clients in enumerate(_clients_of_types(model_types))]
+    problems = []
+    for method in (config.strategy, *config.compare_with):
+        for dtype in dict.fromkeys(dtype for of_dtype in smallest for dtype in of_dtype):
+            setting = device_setting(_under(config, method), model_types, dtype)
+            problems += [
+                problem
+                for place, of_dtype in enumerate(smallest)
+                if dtype in of_dtype
+                for problem in _problems(setting, place, of_dtype[dtype])
+            ]
+    return problems
 
 
 def _clients_of_types(model_types: Sequence[ModelType]) -> Iterator[range]:
@@ -92,17 +107,14 @@ def _clients_of_types(model_types: Sequence[ModelType]) -> Iterator[range]:
         first += model_type.num_clients
 
 
-def _problems(
-    config: RunConfig, model_types: tuple[ModelType, ...], place: int, device: Device, dtype: DeviceDtype
-) -> Iterator[str]:
-    """Yield what is said of one device that is too small."""
-    for method in (config.strategy, *config.compare_with):
-        need = device_need(_under(config, method), model_types, place, dtype)
-        if need.total_bytes > device.memory_bytes:
-            has = f"devices: {device.name} has {format_bytes(device.memory_bytes)}"
-            needs = f"a client of {model_types[place].name} needs {format_bytes(need.total_bytes)} under {method}"
-            way_out = "Lower local.batch_size or data.max_tokens, set devices.checkpointing, or give it another device."
-            yield f"{has}, and {needs} ({_told(need, dtype)}). {way_out}"
+def _problems(setting: Setting, place: int, device: Device) -> Iterator[str]:
+    """Yield what is said of one device if it is too small."""
+    need, name, method = device_need(setting, place), setting.model_types[place].name, setting.config.strategy
+    if need.total_bytes > device.memory_bytes:
+        has = f"devices: {device.name} has {format_bytes(device.memory_bytes)}"
+        needs = f"a client of {name} needs {format_bytes(need.total_bytes)} under {method}"
+        way_out = "Lower local.batch_size or data.max_tokens, set devices.checkpointing, or give it another device."
+        yield f"{has}, and {needs} ({_told(need, device.dtype)}). {way_out}"
 
 
 def _under(config: RunConfig, method: StrategyName) -> RunConfig:

@@ -10,7 +10,7 @@ from heterotune.fleet.devices import make_devices
 from heterotune.fleet.model_types import read_model_types
 from heterotune.planning.calibration import load_calibration
 from heterotune.planning.cluster import Cluster
-from heterotune.planning.device_memory import device_need, device_problems
+from heterotune.planning.device_memory import device_need, device_problems, device_setting
 from heterotune.planning.plan import setting_of
 from heterotune.profiling import components as words
 
@@ -35,10 +35,15 @@ def run_of(memory_mib: float = 1000.0, checkpointing: bool = False, **changes):
     return config, read_model_types(config.fleet)
 
 
+def need_of(config, model_types, dtype="bf16"):
+    """What a client of `large` holds."""
+    return device_need(device_setting(config, model_types, dtype), 1)
+
+
 def test_the_backbone_in_the_devices_dtype_and_one_clients_adapter():
     config, model_types = run_of()
     weights = model_types[1].num_parameters
-    needs = {dtype: device_need(config, model_types, 1, dtype).by_component for dtype in ("fp32", "bf16", "nf4")}
+    needs = {dtype: need_of(config, model_types, dtype).by_component for dtype in ("fp32", "bf16", "nf4")}
     held = {dtype: need[words.BACKBONE_SHARDS] for dtype, need in needs.items()}
     assert (held["fp32"], held["bf16"]) == (4 * weights, 2 * weights)
     assert weights / 2 < held["nf4"] < 2 * weights
@@ -51,16 +56,16 @@ def test_the_backbone_in_the_devices_dtype_and_one_clients_adapter():
 
 def test_checkpointing_and_smaller_batches_save_activations():
     config, model_types = run_of()
-    whole = device_need(config, model_types, 1, "bf16").by_component[words.ACTIVATIONS]
-    sparing = device_need(run_of(checkpointing=True)[0], model_types, 1, "bf16").by_component[words.ACTIVATIONS]
+    whole = need_of(config, model_types).by_component[words.ACTIVATIONS]
+    sparing = need_of(run_of(checkpointing=True)[0], model_types).by_component[words.ACTIVATIONS]
     half = run_of(local={"steps": 1, "batch_size": 2})[0]
     assert sparing < 0.6 * whole
-    assert device_need(half, model_types, 1, "bf16").by_component[words.ACTIVATIONS] < 0.7 * whole
+    assert need_of(half, model_types).by_component[words.ACTIVATIONS] < 0.7 * whole
 
 
 def test_a_device_that_is_too_small_is_refused_with_the_numbers():
     config, model_types = run_of()
-    needed = device_need(config, model_types, 1, "bf16").total_bytes / MIB
+    needed = need_of(config, model_types).total_bytes / MIB
     roomy, tight = (run_of(memory_mib=factor * needed)[0] for factor in (1.01, 0.99))
     assert device_problems(roomy, model_types, make_devices(roomy, model_types)) == []
     (problem,) = device_problems(tight, model_types, make_devices(tight, model_types))
