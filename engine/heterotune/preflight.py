@@ -23,6 +23,7 @@ from heterotune.errors import ConfigError, DataError, ModelError
 from heterotune.fleet.availability_trace import windows_sha256
 from heterotune.fleet.clients import Population, cohort_counts, draws_of_types, enlist_clients
 from heterotune.fleet.cohort_selection import CohortSelection
+from heterotune.fleet.device_hours import DeviceHours, device_hours, hours_problems
 from heterotune.fleet.device_trace import trace_sha256
 from heterotune.fleet.devices import make_devices
 from heterotune.fleet.misbehaviour import hostile_clients
@@ -85,7 +86,7 @@ def check(config: RunConfig) -> CheckedRun:
     check_logit_adjustment(config, data_of_type)
     config, answers = with_answers(config, data_of_type[0], tokenizers[0])
     population = enlist_clients(model_types, data_of_type[0].train.num_rows)
-    config = with_known_windows(config, population)
+    config = with_known_windows(config, population, device_hours(config, model_types))
     check_protection(config, model_types, population)
     config = with_picked_noise(config, model_types, population)
     metrics = picked_metrics(config.evaluate.metrics, data_of_type[0])
@@ -150,7 +151,8 @@ def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) ->
     """Return the run with its devices' profiles in it and the digest of their trace, after a check that models fit.
 
     Raises:
-        ConfigError: If a file of them is missing or wrong, or a device is too small for its model type.
+        ConfigError: If a file of them is missing or wrong, a device is too small for its model type, or hours are given
+            that do not count, or none that could.
     """
     devices = make_devices(config, model_types)
     if devices is None:
@@ -160,19 +162,22 @@ def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) ->
     section = with_profiles(config.devices)
     if section.trace is not None:
         section = section.model_copy(update={"trace_sha256": trace_sha256(section.trace)})
-    return config.model_copy(update={"devices": section})
+    config = config.model_copy(update={"devices": section})
+    if problems := hours_problems(config):
+        raise ConfigError(problems)
+    return config
 
 
-def with_known_windows(config: RunConfig, population: Population) -> RunConfig:
+def with_known_windows(config: RunConfig, population: Population, hours: DeviceHours | None = None) -> RunConfig:
     """Return the run with the digest of its trace of availability, after a check that round 1 finds its cohort.
 
-    If that round does, every round does, for availability repeats.
+    If that round does, every round does, for availability repeats. `hours` are those of devices, where these count.
 
     Raises:
         ConfigError: If a trace cannot be read or does not fit.
         TooFewAvailable: If there are too few clients through a whole period.
     """
-    selection = CohortSelection(population, config.cohort, config.availability, run_seed=config.seed)
+    selection = CohortSelection(population, config.cohort, config.availability, run_seed=config.seed, hours=hours)
     section = config.availability
     if not section.is_limited:
         return config

@@ -36,6 +36,7 @@ from heterotune.federation import Federation
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import form_chunks
 from heterotune.fleet.cohort_selection import CohortSelection
+from heterotune.fleet.device_hours import device_hours
 from heterotune.fleet.misbehaviour import absences, done_shares, simulated_seconds
 from heterotune.head_frames import align_and_diagnose
 from heterotune.head_refresh import refresh_head
@@ -100,7 +101,9 @@ class Simulation:
         needs = self.config.needs_of(strategy.name)
         self.protection = Protection(self.config, federation.population, self.layouts, journal, needs)
         self.selection = CohortSelection(
-            federation.population, self.config.cohort, self.config.availability, run_seed=self.config.seed
+            *(federation.population, self.config.cohort, self.config.availability),
+            run_seed=self.config.seed,
+            hours=device_hours(self.config, federation.model_types),
         )
         self.clock = make_round_clock(federation, self.layouts, journal, self.selection)
         self.store = ClientStore(

@@ -13,6 +13,7 @@ from heterotune.config.load import parse_run
 from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError, DataError, TooFewAvailable
 from heterotune.fleet.clients import make_population
+from heterotune.fleet.device_hours import device_hours
 from heterotune.fleet.model_types import read_model_types
 from heterotune.preflight import (
     check_logit_adjustment,
@@ -120,3 +121,18 @@ def test_devices_are_written_into_the_run(tmp_path: Path) -> None:
     (tmp_path / "trace.csv").write_text("profile,memory_gib\n" + "phone,0.001\n" * 12)
     with pytest.raises(ConfigError, match="devices: phone has 1.02 MiB, and a client of small needs"):
         with_known_devices(traced, model_types)
+
+
+def test_hours_of_devices_count_from_round_one() -> None:
+    profile = {"flops_per_second": 1e9, "memory_gib": 4.0, "down_mbit_per_second": 1.0, "up_mbit_per_second": 1.0}
+    devices = {
+        "profiles": {"pc": {**profile, "available_hours": [[1.0, 2.0]]}},
+        "assign": {"small": "pc", "large": "pc"},
+    }
+    unused = config(devices=devices)
+    with pytest.raises(ConfigError, match="available_hours does nothing under availability.model = always"):
+        with_known_devices(unused, read_model_types(unused.fleet))
+    known = with_known_devices(
+        config(devices=devices, availability={"model": "devices"}), read_model_types(unused.fleet)
+    )
+    assert with_known_windows(known, CLIENTS, device_hours(known, read_model_types(known.fleet))) == known

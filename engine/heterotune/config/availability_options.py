@@ -18,8 +18,9 @@ LOOKS_IN_A_PERIOD = 96
 class AvailabilityOptions(Section):
     """When clients can take part, in the run's simulated time; the same every period."""
 
-    model: Literal["always", "diurnal", "trace"] = "always"
-    """Everybody at any time; each client for one stretch of every day, drawn from the seed; or windows from a file."""
+    model: Literal["always", "diurnal", "trace", "devices"] = "always"
+    """Everybody at any time; each client for one stretch of every day, drawn from the seed; windows from a file; or the
+    hours of the clients' devices (`available_hours` of their profiles; second 0 is midnight)."""
     period_seconds: Positive | None = None
     """Simulated seconds after which availability repeats, above 0; null = a day, under trace the last end in it."""
     share: Annotated[Share, Field(lt=1)] = 0.4
@@ -52,6 +53,16 @@ class AvailabilityOptions(Section):
             raise ValueError(f"{text}. Give both a file and model: trace, or neither.")
         if self.trace_sha256 is not None and self.trace is None:
             raise ValueError("trace_sha256 is given without trace. Name the file, or drop it.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_day(self) -> AvailabilityOptions:
+        """Hours are hours of a day."""
+        if self.model == "devices" and self.period_seconds is not None:
+            text = (
+                f"period_seconds = {self.period_seconds:g} does nothing under model = devices, which repeats every day"
+            )
+            raise ValueError(f"{text}. Drop it.")
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from heterotune.config.protection_checks import PROTECTION_CHECKS
 from heterotune.config.selection_checks import SELECTION_CHECKS
 
 if TYPE_CHECKING:
+    from heterotune.config.availability_options import AvailabilityOptions
     from heterotune.config.cohort_options import CohortConfig
     from heterotune.config.data_options import DataConfig
     from heterotune.config.device_options import DevicesConfig
@@ -190,12 +191,20 @@ def _devices(devices: DevicesConfig, fleet: tuple[FleetEntry, ...]) -> list[str]
     ]
 
 
+def _hours(availability: AvailabilityOptions, devices: DevicesConfig) -> list[str]:
+    """Hours of devices are those of devices that clients have."""
+    if availability.model != "devices" or devices.are_given:
+        return []
+    return ["availability.model = devices, and no client has a device. Add devices, or set another model."]
+
+
 _CHECKS = (
     (_unique_names, ("fleet",)),
     (_siblings, ("fleet",)),
     (_layers, ("fleet",)),
     (_chunk_types, ("chunk", "fleet")),
     (_devices, ("devices", "fleet")),
+    (_hours, ("availability", "devices")),
     (_fleet_size, ("fleet",)),
     (_cohort_size, ("cohort", "fleet")),
     (_compared, ("compare_with", "strategy")),

@@ -81,6 +81,7 @@ def make_availability(options: AvailabilityOptions, num_clients: int, *, run_see
     Raises:
         ConfigError: If a trace cannot be read or does not fit.
     """
+    assert options.model != "devices"  # `device_hours` makes these
     if options.model == "always":
         return Always()
     if options.trace is not None:

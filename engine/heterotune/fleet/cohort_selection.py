@@ -11,7 +11,7 @@ import numpy as np
 from heterotune.config.availability_options import AvailabilityOptions
 from heterotune.config.cohort_options import CohortConfig
 from heterotune.errors import CheckpointError
-from heterotune.fleet.availability import make_availability
+from heterotune.fleet.availability import Availability, make_availability
 from heterotune.fleet.client_records import REPORT, ClientRecords, columns_of, of_columns
 from heterotune.fleet.clients import Client, Population
 from heterotune.fleet.oort import exploration_share, preferred_percentile
@@ -29,7 +29,13 @@ class CohortSelection:
     """
 
     def __init__(
-        self, population: Population, cohort: CohortConfig, availability: AvailabilityOptions, *, run_seed: int
+        self,
+        population: Population,
+        cohort: CohortConfig,
+        availability: AvailabilityOptions,
+        *,
+        run_seed: int,
+        hours: Availability | None = None,
     ) -> None:
         """Begin at second 0 with nobody known.
 
@@ -38,12 +44,13 @@ class CohortSelection:
             cohort: How many clients, and by which policy.
             availability: When they can take part.
             run_seed: The run's seed.
+            hours: Of the clients' devices, where `availability` says so.
 
         Raises:
             ConfigError: If a trace cannot be read or does not fit.
         """
         self._population, self._cohort, self._options, self._run_seed = population, cohort, availability, run_seed
-        self.availability = make_availability(availability, population.num_clients, run_seed=run_seed)
+        self.availability = hours or make_availability(availability, population.num_clients, run_seed=run_seed)
         self.records = ClientRecords()
         self.drawn_seconds = -availability.round_seconds  # so that round 1 is at 0
         self._waited_seconds = 0.0

@@ -9,11 +9,35 @@ from itertools import accumulate
 import numpy as np
 
 from heterotune.config.availability_options import DAY_SECONDS, HOUR_SECONDS
-from heterotune.fleet.devices import Devices
+from heterotune.config.schema import RunConfig
+from heterotune.fleet.devices import Devices, make_devices
 from heterotune.fleet.model_types import ModelType
 
 Windows = Sequence[tuple[float, float]]
 _DAY_HOURS = 24.0
+
+
+def device_hours(config: RunConfig, model_types: Sequence[ModelType]) -> DeviceHours | None:
+    """Return the hours of a run's devices; None if it does not go by them.
+
+    Raises:
+        ConfigError: As `make_devices`.
+    """
+    devices = make_devices(config, model_types) if config.availability.model == "devices" else None
+    return None if devices is None else DeviceHours(devices, model_types)
+
+
+def hours_problems(config: RunConfig) -> list[str]:
+    """Return what is wrong with the hours of a run whose profiles are known: some that count, or none."""
+    named = [name for name, profile in config.devices.profiles.items() if profile.available_hours]
+    model = config.availability.model
+    if model == "devices" and not named:
+        text = "availability.model = devices, and no profile that is assigned has available_hours"
+        return [f"{text}. Give some to a profile, or set another model."]
+    if model != "devices" and named:
+        text = f"devices.profiles.{named[0]}.available_hours does nothing under availability.model = {model}"
+        return [f"{text}. Set availability.model: devices, or drop it."]
+    return []
 
 
 def hours_left(windows: Windows, hour: float) -> float:

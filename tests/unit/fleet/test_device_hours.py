@@ -8,10 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from heterotune.config.cohort_options import CohortConfig
+from heterotune.config.device_file import with_profiles
 from heterotune.config.load import parse_run
-from heterotune.fleet.device_hours import DeviceHours, hours_left
+from heterotune.errors import ConfigError
+from heterotune.fleet.clients import make_population
+from heterotune.fleet.cohort_selection import CohortSelection
+from heterotune.fleet.device_hours import device_hours, hours_left, hours_problems
 from heterotune.fleet.devices import make_devices
 
+TYPES = tuple(SimpleNamespace(name=name, index=place, num_clients=50) for place, name in enumerate("ab"))
 NIGHT, OFFICE = ((22.0, 6.0),), ((9.0, 12.0), (12.0, 17.0))
 
 
@@ -35,28 +41,32 @@ def test_windows_meet_overlap_and_go_over_midnight(windows, hour, left):
     assert hours_left(windows, hour) == left
 
 
-def hours_of(tmp_path=None):
+def run_of(types, source, model="devices"):
     figures = {"flops_per_second": 1e9, "memory_gib": 1.0, "down_mbit_per_second": 1.0, "up_mbit_per_second": 1.0}
     profiles = {
         "phone": {**figures, "available_hours": [list(window) for window in NIGHT]},
         "desktop": {**figures, "available_hours": [list(window) for window in OFFICE]},
         "server": figures,
     }
-    types = tuple(SimpleNamespace(name=name, index=place, num_clients=50) for place, name in enumerate("ab"))
-    source = {"assign": {"a": {"phone": 0.5, "desktop": 0.5}, "b": "server"}}
-    if tmp_path is not None:
-        path = tmp_path / "trace.csv"
-        path.write_text("profile\n" + "phone\n" * 50 + "server\n" * 50)
-        source = {"trace": str(path)}
     run = {
         "name": "trial",
         "rounds": 1,
         "fleet": [{"name": each.name, "model": "embedded:small", "clients": 50} for each in types],
         "data": {"source": "embedded:stdlib"},
+        "availability": {"model": model},
         "devices": {"profiles": profiles, **source},
     }
-    devices = make_devices(parse_run(run), types)
-    return DeviceHours(devices, types), devices
+    return parse_run(run)
+
+
+def hours_of(tmp_path=None):
+    source = {"assign": {"a": {"phone": 0.5, "desktop": 0.5}, "b": "server"}}
+    if tmp_path is not None:
+        path = tmp_path / "trace.csv"
+        path.write_text("profile\n" + "phone\n" * 50 + "server\n" * 50)
+        source = {"trace": str(path)}
+    config = run_of(TYPES, source)
+    return device_hours(config, TYPES), make_devices(config, TYPES)
 
 
 @pytest.mark.parametrize("day", [0, 5])
@@ -76,3 +86,36 @@ def test_clients_come_and_go_with_their_devices(day):
 def test_a_trace_names_devices_and_so_hours(tmp_path):
     hours, _ = hours_of(tmp_path)
     assert hours.at(np.array([0, 49, 50, 99]), 10 * 3600.0).tolist() == [False, False, True, True]
+
+
+def test_cohorts_are_drawn_among_devices_that_are_there():
+    hours, devices = hours_of()
+    config = run_of(TYPES, {"assign": {"a": "phone", "b": "server"}})
+    population = make_population([50, 50], [10] * 100)
+    selection = CohortSelection(population, CohortConfig(clients=20), config.availability, run_seed=0, hours=hours)
+    cohort = selection.draw(1, seconds=10 * 3600.0)
+    names = {devices.of(client.client_id, client.model_type).name for client in cohort}
+    assert len(cohort) == 20 and names == {"desktop", "server"}
+    of_phone = next(client for client in range(50) if devices.of(client, 0).name == "phone")
+    assert selection.leaves_after(of_phone, 23 * 3600.0) == 7 * 3600.0
+
+
+def test_hours_count_only_where_the_run_says_so():
+    everywhere = {"assign": {"a": "phone", "b": "server"}}
+    assert device_hours(run_of(TYPES, everywhere, "always"), TYPES) is None
+    told = []
+    for config in (run_of(TYPES, everywhere, "always"), run_of(TYPES, {"assign": {"a": "server", "b": "server"}})):
+        (problem,) = hours_problems(config.model_copy(update={"devices": with_profiles(config.devices)}))
+        told.append(problem)
+    assert told[0].startswith("devices.profiles.phone.available_hours does nothing under availability.model = always")
+    assert told[1].startswith("availability.model = devices, and no profile that is assigned has available_hours")
+    right = run_of(TYPES, everywhere)
+    assert hours_problems(right.model_copy(update={"devices": with_profiles(right.devices)})) == []
+
+
+def test_hours_need_devices_and_repeat_every_day():
+    run = run_of(TYPES, {"assign": {"a": "phone", "b": "server"}}).model_dump(mode="json")
+    with pytest.raises(ConfigError, match="availability.model = devices, and no client has a device. Add devices"):
+        parse_run({**run, "devices": {}})
+    with pytest.raises(ConfigError, match="period_seconds = 60 does nothing under model = devices"):
+        parse_run({**run, "availability": {"model": "devices", "period_seconds": 60.0}})
