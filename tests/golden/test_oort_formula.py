@@ -15,11 +15,11 @@ from heterotune.config.cohort_options import CohortConfig, OortOptions
 from heterotune.fleet.availability import Always
 from heterotune.fleet.client_records import REPORT, ClientRecords
 from heterotune.fleet.clients import make_population
-from heterotune.fleet.oort import exploit, oort_utilities, preferred_percentile, preferred_seconds
+from heterotune.fleet.oort import exploit, exploration_share, oort_utilities, preferred_percentile, preferred_seconds
 from heterotune.fleet.selection import draw_cohort
 
 ROWS = [10, 40, 5, 20, 8, 16]
-SQUARES = {0: 4.0, 1: 0.25, 2: 9.0, 3: 1.0, 4: 2.25}  # mean squared loss; client 5 never reported
+SQUARES = {0: 36.0, 1: 0.25, 2: 9.0, 3: 1.0, 4: 2.25}  # mean squared loss; client 5 never reported
 SECONDS = {0: 10.0, 1: 400.0, 2: 30.0, 3: 20.0, 4: 50.0}
 LAST_ROUND = {0: 1, 1: 2, 2: 2, 3: 1, 4: 3}
 ROUND = 4
@@ -93,17 +93,23 @@ def test_the_round_takes_known_and_unknown_clients_in_their_shares(records):
     options = {"exploration": 0.5, "least_exploration": 0.25, "exploration_decay": 0.5, "cut_off": 1.0}
     cohort = CohortConfig(clients=4, select="oort", oort=options)
     best = sorted(SQUARES, key=utilities_by_hand(cohort.oort).get, reverse=True)
-    drawn = draw_cohort(
-        fleet,
-        cohort,
-        records=records,
-        availability=Always(),
-        virtual_seconds=0.0,
-        run_seed=3,
-        round_number=ROUND,
-    )
-    # round 4: max(0.25, 0.5 * 0.5^3) = 0.25 explores 1 of 4, which is client 5; the three best of the others
-    assert {client.client_id for client in drawn} == {5, *best[:3]}
+    for seed in range(5):
+        drawn = draw_cohort(
+            fleet,
+            cohort,
+            records=records,
+            availability=Always(),
+            virtual_seconds=0.0,
+            run_seed=seed,
+            round_number=ROUND,
+        )
+        # round 4: max(0.25, 0.5 * 0.5^3) = 0.25 explores 1 of 4, which is client 5; the three best of the others
+        assert [client.client_id for client in drawn] == sorted([5, *best[:3]])
+
+
+def test_fewer_unknown_clients_are_wanted_from_round_to_round():
+    options = OortOptions(exploration=0.8, exploration_decay=0.5, least_exploration=0.15)
+    assert [exploration_share(options, number) for number in (1, 2, 3, 4)] == [0.8, 0.4, 0.2, 0.15]
 
 
 def test_the_cohort_is_full_when_nobody_is_left_to_explore(records):
