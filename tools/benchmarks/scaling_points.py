@@ -42,7 +42,7 @@ class Point:
         """Return the run file's values."""
         specs = ["random:" + ",".join(f"{key}={value}" for key, value in model.items()) for model in self.models]
         return {
-            "name": self.name,
+            "name": self.name.replace(", ", "-").replace(" ", "-"),
             "seed": 11,
             "rounds": 1000,
             "fleet": [{"name": f"m{n}", "model": spec, "clients": 16} for n, spec in enumerate(specs)],
