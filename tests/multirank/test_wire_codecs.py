@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-
 CASES = Path(__file__).parent / "cases"
 RUN = {
     "name": "codecs",
