@@ -6,7 +6,7 @@ DATA holds intent/CLINC150, intent/BANKING77 and dolly (see evidence_tasks.py); 
 one tokenizer. What is done is not done again, and a run that stopped goes on, so the same command brings a table to its
 end; it is written each time from the cells that are done. OUT/asked keeps what each run was asked for: other settings
 want another OUT. Tables: main, scarce and skew (widths), siblings (all three settings), single (one model: the sanity
-bound), ablation, cmga, other (data sets), tuning (learning rates, which --rates then takes).
+bound), ablation, cmga, forms (of transfer between widths), other (data sets), tuning (for --rates).
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a core each; 0 = only write the table")
     parser.add_argument("--arms", nargs="+", default=[], choices=sorted(ALL_ARMS), help="run these only")
-    parser.add_argument("--rates", default='{"lora": 0.01, "head": 3.0}', help="learning rates as JSON")
+    parser.add_argument("--rates", default='{"lora": 0.003, "head": 1.0}', help="learning rates as JSON")
     options = parser.parse_args(arguments)
     for name in ("data", "family", "out", "results"):
         setattr(options, name, getattr(options, name).absolute())

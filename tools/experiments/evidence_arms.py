@@ -89,14 +89,25 @@ ARMS: Mapping[str, Arm] = {
     "silu": _heterotune(activation="silu"),
     "cmga_none": _heterotune(cmga="none"),
 }
+FORMS = {  # of transfer between widths; LoRA stays within the type
+    "within_type_shrunk_64": _heterotune(lora_scope="type", head_scope="type", align="gcca_shrunk", head_rank=64),
+    "shrunk_64": _heterotune(lora_scope="type", align="gcca_shrunk", head_rank=64),
+    "realign": _heterotune(lora_scope="type", realign_every=2),
+    "distill": _heterotune(lora_scope="type", distill_every=1),
+    "distill_type": _heterotune(lora_scope="type", head_scope="type", distill_every=1),
+    "distill_type_shrunk_64": _heterotune(
+        lora_scope="type", head_scope="type", distill_every=1, align="gcca_shrunk", head_rank=64
+    ),
+}
 CMGA_FORMS = ("none", "project", "cagrad", "mgda", "gradvac", "aligned_mtl", "cosine")
 CMGA_ARMS = {
     f"cmga_{form}_{tasks}": _heterotune(cmga=form, cmga_tasks=tasks)
     for form, tasks in product(CMGA_FORMS, ("types", "clients"))
     if (form, tasks) != ("gradvac", "clients")  # it follows pairs over rounds
 }
-ALL_ARMS: Mapping[str, Arm] = {**ARMS, **CMGA_ARMS}
+ALL_ARMS: Mapping[str, Arm] = {**ARMS, **FORMS, **CMGA_ARMS}
 MAIN = (TWIN, DEFAULT, BASELINE, "local_only", "flora", "flexlora", "fedproto")
+SIBLINGS = (*MAIN[:3], "lora_shared_only", "head_shared_only", *MAIN[3:])
 ABLATION = (TWIN, *list(ARMS)[list(ARMS).index(DEFAULT) :])
 
 
@@ -142,12 +153,13 @@ class Cell:
 
 
 TABLES: Mapping[str, tuple[tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str]], ...]] = {
-    "siblings": ((("clinc150",), ("scarce", "skew", "plenty"), ("siblings",), MAIN),),
+    "siblings": ((("clinc150",), ("scarce", "skew", "plenty"), ("siblings",), SIBLINGS),),
     "main": ((("clinc150",), ("plenty",), ("widths",), MAIN),),
     "scarce": ((("clinc150",), ("scarce",), ("widths",), MAIN),),
     "skew": ((("clinc150",), ("skew",), ("widths",), MAIN),),
     "single": ((("clinc150",), ("scarce", "plenty"), ("one",), (TWIN, BASELINE, "local_only")),),
     "ablation": ((("clinc150",), ("scarce",), ("siblings", "widths"), ABLATION),),
+    "forms": ((("clinc150",), ("scarce", "skew"), ("widths",), (TWIN, DEFAULT, *FORMS)),),
     "other": ((("banking77", "dolly"), ("scarce",), ("siblings", "widths"), (TWIN, DEFAULT, BASELINE)),),
     "cmga": ((("clinc150",), ("skew",), ("siblings", "widths"), (TWIN, *CMGA_ARMS)),),
 }
