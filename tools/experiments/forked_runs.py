@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from typing import Any
 
-ENGINE = ("heterotune.worker", "heterotune.runner", "heterotune.data.overview", "transformers.models.llama", "psutil")
+ENGINE = ("heterotune.worker", "heterotune.runner", "heterotune.data.overview", "transformers.models.llama", "datasets")
 FORK = multiprocessing.get_context("fork")
 
 
