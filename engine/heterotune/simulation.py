@@ -406,10 +406,11 @@ class Simulation:
 
     def _nobodys_rows(self) -> list[str]:
         """Say so if clients' own models count and no held-out row belongs to a client."""
-        if not self.is_personal or (self.federation.data.heldout_clients >= 0).any():
+        are_scored = self.config.evaluate.own_adapters == "all_rows"
+        if not self.is_personal or are_scored or (self.federation.data.heldout_clients >= 0).any():
             return []
         text = f"{self.strategy.name}: clients' own models count, but no held-out row is a client's own"
-        return [f"{text}, so that they are not scored. Set data.heldout: clients, and leave data.test out."]
+        return [f"{text}, so that they are not scored. Set evaluate.own_adapters: all_rows, or leave data.test out."]
 
     def _align(self) -> list[HeadFrame | None]:
         """Find the frozen part of every type's head branch on public text, if there is one."""

@@ -37,7 +37,7 @@ NOTES = (
     "accuracy in points on test rows balanced over the labels, by likelihood of the labels' words; mean over seeds.",
     "worst_client: a client's accuracy weighs its type's accuracy of each label by the client's own share of it.",
     "gain: seed by seed, in points; ci95: half the width of Student's t interval. within_type: heterotune with all",
-    "tensors at scope type. Arms train about as many parameters each; public text: texts of another data set.",
+    "tensors at scope type. Arms train about as many parameters each; public text: unlabelled questions of the task.",
 )
 
 
@@ -147,7 +147,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a core each; 0 = only write the table")
     parser.add_argument("--arms", nargs="+", default=[], choices=sorted(ALL_ARMS), help="run these only")
-    parser.add_argument("--rates", default='{"lora": 0.006, "head": 1.0}', help="learning rates as JSON")
+    parser.add_argument("--rates", default='{"lora": 0.003, "head": 1.0}', help="learning rates as JSON")
     options = parser.parse_args(arguments)
     for name in ("data", "family", "out", "results"):
         setattr(options, name, getattr(options, name).absolute())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence_tasks import TASKS, PreparedTask
+from evidence_tasks import PUBLIC, PUBLIC_OTHER, TASKS, PreparedTask
 
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.load import parse_run
@@ -24,17 +24,24 @@ from heterotune.fleet.model_types import read_model_types
 CLIENTS_OF_TYPE = 3
 NUM_TEST = 400
 LABELS_WITHHELD = 3
+ROUNDS = 6
 SHARED_RUN: Mapping[str, Any] = {
-    "rounds": 8,
+    "rounds": ROUNDS,
     "threads_per_rank": 1,
     "bind_cores": "never",
     "backbone": {"ds_config": "none"},
     "chunk": {"clients": CLIENTS_OF_TYPE},
     "checkpoint": {"every_rounds": 0, "keep": 1, "keep_best": False, "progress_seconds": "never"},
-    "evaluate": {"every_rounds": 8, "before_first": False, "max_rows": NUM_TEST, "batch_size": 100, "by_label": True},
+    "evaluate": {
+        "every_rounds": ROUNDS,
+        "before_first": False,
+        "max_rows": NUM_TEST,
+        "batch_size": 100,
+        "by_label": True,
+    },
     "tensorboard": False,
 }
-LOCAL: Mapping[str, Any] = {"steps": 8, "batch_size": 8, "optimizer": "adamw", "logit_adjustment": 0.2}
+LOCAL: Mapping[str, Any] = {"steps": 24, "batch_size": 8, "optimizer": "adamw", "logit_adjustment": 0.2}
 HEAD: Mapping[str, Any] = {"align_positions": "answer", "align_tokens": 512, "head_outputs": "labels"}
 
 FLEETS: Mapping[str, tuple[tuple[str, str | None], ...]] = {  # (model, whose sibling)
@@ -53,11 +60,13 @@ class Arm:
         strategy: The run file's.
         options: Of the strategy's section.
         alone: Every client is a model type of its own, so that nothing is shared.
+        public: File of the public questions.
     """
 
     strategy: str
     options: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
+    public: str = PUBLIC
 
 
 def _heterotune(**options: Any) -> Arm:
@@ -92,6 +101,7 @@ ARMS: Mapping[str, Arm] = {
 FORMS = {  # of transfer between widths; LoRA stays within the type
     "within_type_shrunk_64": _heterotune(lora_scope="type", head_scope="type", align="gcca_shrunk", head_rank=64),
     "shrunk_64": _heterotune(lora_scope="type", align="gcca_shrunk", head_rank=64),
+    "public_other_task": Arm("heterotune", {"lora_scope": "type"}, public=PUBLIC_OTHER),
     "realign": _heterotune(lora_scope="type", realign_every=2),
     "distill": _heterotune(lora_scope="type", distill_every=1),
     "distill_type": _heterotune(lora_scope="type", head_scope="type", distill_every=1),
@@ -223,7 +233,7 @@ def _values(cell: Cell, arm: Arm, task: PreparedTask, family: Path, rates: Mappi
             "root": str(task.folder),
             "source": "train.jsonl",
             "test": "test.jsonl",
-            "public": {"path": "public.jsonl", "fields": {"text": "text"}},
+            "public": {"path": arm.public, "fields": {"text": "text"}},
             "fields": {"text": "text", "label": "label", "labels": list(task.word_of.values())},
             "template": TASKS[cell.task].template,
             "separator": "",  # a word brings its space along

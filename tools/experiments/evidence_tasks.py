@@ -2,7 +2,8 @@
 
 Every task is classification by a word after the prompt. A label's word is one token of the family's tokenizer, so one
 forward pass scores all answers. Rows are drawn by the seed: clients' rows from the task's training part, test rows
-balanced over the labels from its test part ("valid" for choosing learning rates), public rows from another data set.
+balanced over the labels from its test part ("valid" for choosing learning rates). Public rows are the texts of the valid
+part, without labels, which no client holds; or, to see what that is worth, those of another task.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tokenizers import Tokenizer
 
 Row = tuple[str, str]  # text, label
 
+PUBLIC, PUBLIC_OTHER = "public.jsonl", "public_other.jsonl"
 CLINC_WORDS = {
     "banking": ("bank", "banking"),
     "credit_cards": ("credit", "card", "debt"),
@@ -52,14 +54,14 @@ class Task:
         read: (data folder, part) -> all rows of "train", "valid" or "test".
         words: Label -> words to try in order; a label without one gets a word of its own name, or a common word.
         template: The prompt.
-        public: Name of the task whose training texts are the public text.
+        other: Name of the task whose training texts are the other public text.
         max_tokens: Longest row.
     """
 
     read: Callable[[Path, str], list[Row]]
     words: Mapping[str, Sequence[str]]
     template: str
-    public: str
+    other: str
     max_tokens: int = 40
 
 
@@ -92,9 +94,9 @@ def _read_dolly(data: Path, part: str) -> list[Row]:
 
 
 TASKS = {
-    "clinc150": Task(_read_clinc, CLINC_WORDS, "Query: {text}\nTopic:", public="banking77"),
-    "banking77": Task(_read_banking, {}, "Query: {text}\nTopic:", public="clinc150", max_tokens=64),
-    "dolly": Task(_read_dolly, DOLLY_WORDS, "Text: {text}\nTask:", public="clinc150", max_tokens=64),
+    "clinc150": Task(_read_clinc, CLINC_WORDS, "Query: {text}\nTopic:", other="banking77"),
+    "banking77": Task(_read_banking, {}, "Query: {text}\nTopic:", other="clinc150", max_tokens=64),
+    "dolly": Task(_read_dolly, DOLLY_WORDS, "Text: {text}\nTask:", other="clinc150", max_tokens=64),
 }
 
 
@@ -135,7 +137,7 @@ class PreparedTask:
     """Rows of a run on disk.
 
     Attributes:
-        folder: Holds train.jsonl, test.jsonl, public.jsonl.
+        folder: Holds train.jsonl, test.jsonl, public.jsonl, public_other.jsonl.
         word_of: Label -> its word, in the order of the labels.
         num_test: Test rows.
     """
@@ -165,12 +167,13 @@ def prepare(
     word_of = label_words(task, sorted({label for _, label in train}), tokenizer)
     folder = out / "rows" / f"{name}-{part}-{num_rows}-seed-{seed}"
     tested = _balanced(task.read(data, part), num_test, seed, f"{name}/{part}")
-    if not (folder / "public.jsonl").exists():
+    if not (folder / PUBLIC).exists():
         folder.mkdir(parents=True, exist_ok=True)
         drawn = _balanced(train, num_rows, seed, f"{name}/train")
         _write(folder / "train.jsonl", [{"text": text, "label": word_of[label]} for text, label in drawn])
         _write(folder / "test.jsonl", [{"text": text, "label": word_of[label]} for text, label in tested])
-        _write(folder / "public.jsonl", [{"text": text} for text, _ in TASKS[task.public].read(data, "train")])
+        _write(folder / PUBLIC_OTHER, [{"text": text} for text, _ in TASKS[task.other].read(data, "train")])
+        _write(folder / PUBLIC, [{"text": text} for text, _ in task.read(data, "valid")])
     return PreparedTask(folder, word_of, len(tested))
 
 
