@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY / "tools" / "benchmarks"), str(REPOSITORY / "engine")]
 
 import evidence_tuning  # noqa: E402
-from evidence_arms import ALL_ARMS, LOCAL, NUM_TEST, SHARED_RUN, TABLES, TWIN, Cell, cells_of, config_of  # noqa: E402
+from evidence_arms import ALL_ARMS, LOCAL, NUM_TEST, SETTINGS, SHARED_RUN, TABLES, TWIN, Cell, cells_of, config_of  # noqa: E402
 from evidence_rows import read_found, table_rows  # noqa: E402
 from evidence_tasks import prepare  # noqa: E402
 from forked_runs import import_engine, run_forked  # noqa: E402
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return tune(options)
     try:
         cells = cells_of(options.table, options.seeds, options.out)
-        chosen = cells_of(options.table, options.seeds, options.out, options.arms) if options.jobs else []
+        some = {"arms": options.arms, "settings": options.settings}
+        chosen = cells_of(options.table, options.seeds, options.out, **some) if options.jobs else []
         configs = configs_of(chosen, options.data, options.family, rates)
         check_asked(configs)
         run_missing(configs, options.jobs)
@@ -147,6 +148,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a core each; 0 = only write the table")
     parser.add_argument("--arms", nargs="+", default=[], choices=sorted(ALL_ARMS), help="run these only")
+    parser.add_argument("--settings", nargs="+", default=[], choices=sorted(SETTINGS), help="run these only")
     parser.add_argument("--rates", default='{"lora": 0.003, "head": 1.0}', help="learning rates as JSON")
     options = parser.parse_args(arguments)
     for name in ("data", "family", "out", "results"):

@@ -175,7 +175,9 @@ TABLES: Mapping[str, tuple[tuple[Sequence[str], Sequence[str], Sequence[str], Se
 }
 
 
-def cells_of(table: str, seeds: Sequence[int], out: Path, arms: Sequence[str] = ()) -> list[Cell]:
+def cells_of(
+    table: str, seeds: Sequence[int], out: Path, *, arms: Sequence[str] = (), settings: Sequence[str] = ()
+) -> list[Cell]:
     """Return a table's cells, seed by seed, so that an interrupted one has whole comparisons first.
 
     Args:
@@ -183,8 +185,14 @@ def cells_of(table: str, seeds: Sequence[int], out: Path, arms: Sequence[str] = 
         seeds: Runs of each arm.
         out: Folder of all runs.
         arms: Only these; empty = all.
+        settings: The same.
     """
-    kinds = [kind for block in TABLES[table] for kind in product(*block) if not arms or kind[-1] in arms]
+    kinds = [
+        (task, setting, fleet, arm)
+        for block in TABLES[table]
+        for task, setting, fleet, arm in product(*block)
+        if (not arms or arm in arms) and (not settings or setting in settings)
+    ]
     return [Cell(*kind, seed=seed, out=out) for seed in seeds for kind in kinds]
 
 

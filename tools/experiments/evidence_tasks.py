@@ -2,8 +2,8 @@
 
 Every task is classification by a word after the prompt. A label's word is one token of the family's tokenizer, so one
 forward pass scores all answers. Rows are drawn by the seed: clients' rows from the task's training part, test rows
-balanced over the labels from its test part ("valid" for choosing learning rates). Public rows are the texts of the valid
-part, without labels, which no client holds; or, to see what that is worth, those of another task.
+balanced over the labels from its test part ("valid" for choosing learning rates). Public rows are the texts of the
+valid part, without labels, which no client holds; or, to see what that is worth, those of another task.
 """
 
 from __future__ import annotations

@@ -94,8 +94,9 @@ def test_cells_come_seed_by_seed_and_may_be_some_arms_only(tool, tmp_path) -> No
     arms = tool.evidence_arms.MAIN
     assert [(cell.seed, cell.arm) for cell in cells] == [(seed, arm) for seed in (1, 2) for arm in arms]
     assert len({cell.folder for cell in cells}) == len({cell.asked for cell in cells}) == len(cells)
-    some = tool.evidence_arms.cells_of("scarce", [1], tmp_path, ["flora"])
+    some = tool.evidence_arms.cells_of("scarce", [1], tmp_path, arms=["flora"])
     assert [cell.name for cell in some] == ["clinc150-scarce-widths-flora"]
+    assert not tool.evidence_arms.cells_of("scarce", [1], tmp_path, settings=["plenty"])
     for table in tool.evidence_arms.TABLES:
         for cell in tool.evidence_arms.cells_of(table, [1], tmp_path):
             assert cell.arm in tool.evidence_arms.ALL_ARMS and cell.num_rows > 0
