@@ -17,6 +17,7 @@ from heterotune.downlink import Downlink
 from heterotune.federation import Federation
 from heterotune.fleet.chunks import Chunk
 from heterotune.journal import Journal
+from heterotune.leaving import Leaving
 from heterotune.profiling.components import DATA, OPTIMIZER_STATE
 from heterotune.randomness import NO_CLIENT
 from heterotune.round_plan import RoundPlan
@@ -122,6 +123,19 @@ class ChunkTraining:
             bank = self.global_bank(place, self.frames[place])
             backbone, attached = self._federation.backbones[place], self._attached[place]
             yield partial(idle_training_pass, backbone, attached, bank, self.rule(place, round_number))
+
+    def wait_in_lock_step(self, plan: RoundPlan, place: int, num_passes: int, leaving: Leaving) -> None:
+        """Make the passes that the busiest rank of our backbone group makes beyond ours."""
+        backbone = self._federation.backbones.get(place)
+        if backbone is None or not backbone.in_lock_step or leaving.has_left:
+            return
+        idle_passes = range(num_passes + 1, plan.num_passes(backbone.mpi_ranks, place) + 1)
+        if idle_passes:
+            with self.idle(plan.round_number, place) as make_pass:
+                for done in idle_passes:
+                    make_pass()
+                    if leaving.after(place, done):
+                        break
 
     def global_bank(self, place: int, frame: HeadFrame | None) -> Bank:
         """Return a model type's global adapter as the bank of one client; personal tensors at their first values."""

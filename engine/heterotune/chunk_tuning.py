@@ -135,7 +135,7 @@ def _seconds_per_pass(simulation: Simulation, place: int, num_clients: int) -> f
         simulation.adapters.held_by(place),
         personal,
         device=backbone.device,
-        head_frame=simulation.frames[place],
+        head_frame=simulation.head.frames[place],
     )
     shape = (num_clients * config.local.batch_size, config.data.max_tokens)
     ids_RT = torch.arange(shape[0] * shape[1], device=backbone.device).view(shape) % backbone.model_type.vocab_size

@@ -156,7 +156,7 @@ def _run_one(simulation: Simulation, chunk_clients: dict[int, int], startup: Sto
         journal.scalars.close()
     if not journal.is_root:
         return {}
-    _save_adapters(simulation, "adapters", simulation.adapters, simulation.frames, {})
+    _save_adapters(simulation, "adapters", simulation.adapters, simulation.head.frames, {})
     _save_best_adapters(simulation)
     summary = summarise(
         journal,
@@ -203,7 +203,7 @@ def _save_best_adapters(simulation: Simulation) -> None:
         LOG.warning("%s No adapters of the best round are written.", error)
         return
     adapters.take_over(saved, simulation.config.collective.picked_wire_down)
-    _save_adapters(simulation, "adapters-best", adapters, simulation.frames_of(saved), best)
+    _save_adapters(simulation, "adapters-best", adapters, simulation.head.saved_frames(saved.tensors), best)
 
 
 def _save_adapters(

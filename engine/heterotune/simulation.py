@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 
 import torch
 
 from heterotune.adapters.attach import AttachedAdapter
-from heterotune.adapters.bank import HeadFrame
 from heterotune.adapters.peft_start import read_starts
 from heterotune.aggregation.round_sums import RoundSums
 from heterotune.background import Background
@@ -30,16 +27,14 @@ from heterotune.collective.ledger import Ledger
 from heterotune.downlink import Downlink
 from heterotune.errors import RunStopped
 from heterotune.evaluation.heldout import heldout_of_types
-from heterotune.evaluation.measures import Measure, mean_of_clients
-from heterotune.evaluation.probes import gather_scores
 from heterotune.federation import Federation
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import form_chunks
 from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.device_hours import device_hours
-from heterotune.fleet.misbehaviour import absences, done_shares, simulated_seconds
-from heterotune.head_frames import align_and_diagnose
-from heterotune.head_refresh import refresh_head
+from heterotune.fleet.misbehaviour import absences, done_shares
+from heterotune.fleet_scores import FleetScores
+from heterotune.head_maps import HeadMaps
 from heterotune.journal import Journal
 from heterotune.leaving import Leaving
 from heterotune.memory_attribution import attribute_messages, attribute_strategy
@@ -49,12 +44,13 @@ from heterotune.protection import Protection
 from heterotune.round_outcome import RoundOutcome, agree_on_outcome
 from heterotune.round_plan import RoundPlan
 from heterotune.round_progress import RoundProgress
+from heterotune.saved_state import forget_what_came_after, go_on_from, state_of
 from heterotune.server import GlobalAdapters
 from heterotune.strategies.strategy import ServerRound, Strategy, TypeUpdate
 from heterotune.topology import make_topology
 from heterotune.training.chunk_batches import steps_of
 from heterotune.training.prefetch import prefetch
-from heterotune.training_reports import gather_training_reports
+from heterotune.training_reports import client_seconds, gather_training_reports, learn_from_reports
 from heterotune.virtual_time.make_clock import make_round_clock
 
 LOG = logging.getLogger(__name__)
@@ -123,21 +119,24 @@ class Simulation:
         self.training = ChunkTraining(
             trained_on, self.attached, strategy.local_rule, self.adapters, self.store, journal
         )
+        self.head = HeadMaps(federation, self.attached, self.layouts, self.training.global_bank)
+        self.training.frames = self.head.frames
+        self.scores = FleetScores(federation, self.attached, self.training, self.heldout, is_personal=self.is_personal)
         self._num_enlisted = {
             layout.model_type: len(federation.population.ids_of(place)) for place, layout in enumerate(self.layouts)
         }
         self.pass_seconds = [float(model_type.num_parameters) for model_type in federation.model_types]
         self.server_state: Mapping[str, torch.Tensor] = {}  # on the ranks that combine
         self.rounds_done = 0
-        self._forget_what_came_after(saved)
-        self.frames = self.training.frames = self.frames_of(saved) if saved else self._align()
-        self.downlink = Downlink(self.layouts, self.frames)
+        forget_what_came_after(self, saved)
+        self._align(saved)
+        self.downlink = Downlink(self.layouts, self.head.frames)
         different = {id(heldout): heldout for heldout in self.heldout}.values()
         batches = [batch for heldout in different for batch in heldout.batches]
-        attribute_strategy(journal.memory, self.adapters, self.frames, batches)
+        attribute_strategy(journal.memory, self.adapters, self.head.frames, batches)
         attribute_messages(journal.memory, self.downlink, self.sums, self.topology)
         if saved is not None:
-            self._go_on_from(saved)
+            go_on_from(self, saved)
         self.broadcast(self.rounds_done)
 
     def close(self) -> None:
@@ -221,7 +220,7 @@ class Simulation:
                 num_passes += chunk.num_passes
                 if leaving.after(place, num_passes):
                     break
-            self._wait_in_lock_step(plan, place, num_passes, leaving)
+            self.training.wait_in_lock_step(plan, place, num_passes, leaving)
         leaving.stop_if_any_rank_left(self.config.rounds, sums)
         with self.journal.phase("progress"):
             self.progress.end(sums)
@@ -263,26 +262,11 @@ class Simulation:
 
     def _learn_from(self, plan: RoundPlan, outcome: RoundOutcome) -> None:
         """Let the selection of cohorts know what clients reported. Every rank must call this."""
-        config, number = self.config, plan.round_number
-        if config.cohort.needs_reports and self._pooled is None:
+        if self.config.cohort.needs_reports and self._pooled is None:
             reports = gather_training_reports(self.journal.client_losses(), self.channel)
-            counted = [verdict.client_id for verdict in outcome.verdicts if verdict.counts]
-            self.selection.observe(
-                reports,
-                counted=counted,
-                keeps_others=config.clock.takes_stale,
-                seconds=self._seconds_of(plan),
-                round_number=number,
-            )
-        self.journal.metrics(number, self.selection.metrics(number))
-
-    def _seconds_of(self, plan: RoundPlan) -> dict[int, float]:
-        """Return the simulated seconds that clients took, by id, where the run says how fast they are."""
-        slow, local, run_seed = self.config.misbehaviour.slow, self.config.local, self.config.seed
-        if slow is None:
-            return self.clock.client_seconds()
-        num_steps = {client.client_id: steps_of(client.num_rows, local) for client in plan.trained}
-        return {n: simulated_seconds(n, steps, slow, run_seed=run_seed) for n, steps in num_steps.items()}
+            seconds = client_seconds(plan, self.config, self.clock)
+            learn_from_reports(self.selection, reports, outcome, seconds, self.config, plan.round_number)
+        self.journal.metrics(plan.round_number, self.selection.metrics(plan.round_number))
 
     def combine(self, round_number: int, updates: Sequence[TypeUpdate]) -> None:
         """Let the strategy turn the means into new common values (CMGA, DeMA); on the ranks that combine."""
@@ -303,65 +287,23 @@ class Simulation:
         """Align the head branch anew, or teach it on public rows, if the run wants that after this round."""
         options = self.config.heterotune
         realign, distill = options.realigns(round_number), options.distills(round_number)
-        if self.layouts[0].head is None or not (realign or distill):
+        if not self.head.exist or not (realign or distill):
             return
         with self.journal.phase("align", round_number):
-            self.frames, cores, metrics = refresh_head(
-                self.federation,
-                self.attached,
-                {place: self.training.global_bank(place, self.frames[place]) for place in self.federation.backbones},
-                self.frames,
-                [layout.head_core_key for layout in self.layouts],
-                self.adapters.exact,
-                realign=realign,
-                distill=distill,
-            )
-            self.training.frames = self.frames
+            cores, metrics = self.head.refresh(self.adapters.exact, realign=realign, distill=distill)
             self.topology.replace(cores)
         self.journal.metrics(round_number, metrics)
         if realign:
-            self.downlink.realign(self.frames, round_number)
+            self.downlink.realign(self.head.frames, round_number)
         self.broadcast(round_number)
 
     def evaluate(self, round_number: int) -> None:
         """Score every model type's global adapter on the held-out rows, and clients' own ones where these count."""
         self.store.refresh()
         with self.journal.phase("evaluate", round_number):
-            scores = []
-            for place, heldout in enumerate(self.heldout):
-                most, backbone = self.chunk_clients[place], self.federation.backbones.get(place)
-                if self.is_personal:
-                    heldout.personal_probes(place, most)  # the root adds up also what others score
-                if backbone is None:
-                    continue
-                bank = self.training.global_bank(place, self.frames[place])
-                own_bank = partial(self.training.personal_bank, place) if self.is_personal else None
-                seat = self.federation.placement.seat(self.channel.mpi_rank, place)
-                scores += heldout.score(backbone, self.attached[place], bank, seat, own_bank, most)
-            gathered = gather_scores(scores, self.channel)
-            own = self._own_adapters_on_all_rows() if self.config.evaluate.own_adapters == "all_rows" else {}
-        if gathered is not None:
-            of_type = {
-                m.name: self.heldout[m.index].measures(m.index, gathered) + own.get(m.index, [])
-                for m in self.federation.model_types
-            }
+            of_type = self.scores.measure(self.head.frames, self.chunk_clients)
+        if of_type is not None:
             self.journal.evaluation(round_number, of_type)
-
-    def _own_adapters_on_all_rows(self) -> dict[int, list[Measure]]:
-        """Return by model type what its clients' own adapters reach on the fleet's rows; nothing but at the root."""
-        found: dict[int, dict[int, list[Measure]]] = defaultdict(dict)
-        for place, heldout in enumerate(self.heldout if self.is_personal else ()):
-            backbone = self.federation.backbones.get(place)
-            for client_id in self.federation.population.ids_of(place):
-                scores = []
-                if backbone is not None:
-                    bank = self.training.personal_bank(place, [client_id])
-                    seat = self.federation.placement.seat(self.channel.mpi_rank, place)
-                    scores = heldout.score(backbone, self.attached[place], bank, seat)
-                gathered = gather_scores(scores, self.channel)
-                if gathered is not None:
-                    found[place][client_id] = heldout.measures(place, gathered)
-        return {place: mean_of_clients(by_client) for place, by_client in found.items()}
 
     def checkpoint(self, stop_wanted: bool) -> None:
         """Save the state after this round if it is due; stop if somebody asked for it. Every rank must call this."""
@@ -370,7 +312,7 @@ class Simulation:
             with self.journal.phase("checkpoint"):
                 if self.channel.mpi_rank == ROOT:
                     self.checkpoints.pick_best(self.rounds_done)
-                    self.checkpoints.save(self._state())
+                    self.checkpoints.save(state_of(self))
                 self.channel.barrier()  # the next round replaces clients' files
             self.checkpoints.saved_round = self.rounds_done
         if is_last or stop_wanted:
@@ -378,31 +320,6 @@ class Simulation:
             self.journal.finish()
         if stop_wanted and not is_last:
             raise RunStopped(f"stopped as asked after round {self.rounds_done} of {self.config.rounds}; all is saved.")
-
-    def _state(self) -> Checkpoint:
-        """Return what `_forget_what_came_after`, `_frames` and `_go_on_from` need."""
-        tensors = {f"values/{key}": value.clone() for key, value in self.adapters.exact.items()}
-        for place, frame in enumerate(self.frames):
-            if frame is not None:
-                tensors |= {f"frames/{place}/{name}": value.cpu().clone() for name, value in vars(frame).items()}
-        tensors |= {f"server/{name}": value.clone() for name, value in self.server_state.items()}
-        tensors |= {key: value.clone() for key, value in self.adapters.base.values.items()}
-        tensors |= self.downlink.state()
-        tensors |= {f"selection/{name}": torch.from_numpy(array) for name, array in self.selection.arrays().items()}
-        facts = {
-            "strategy": self.strategy.name,
-            "config": self.config.model_dump(mode="json"),
-            "chunk_clients": [self.chunk_clients[place] for place in range(len(self.layouts))],
-            "pass_seconds": self.pass_seconds,
-            "journal": self.journal.state(),
-            "best": self.checkpoints.best,
-            "protection": self.protection.state(),
-            "clock": self.clock.state(),
-            "drawn_seconds": self.selection.drawn_seconds,
-        }
-        return Checkpoint(
-            self.rounds_done, tensors, facts, self.journal.folder / CLIENTS_FOLDER, self.clock.held_folder
-        )
 
     def _nobodys_rows(self) -> list[str]:
         """Say so if clients' own models count and no held-out row belongs to a client."""
@@ -412,50 +329,14 @@ class Simulation:
         text = f"{self.strategy.name}: clients' own models count, but no held-out row is a client's own"
         return [f"{text}, so that they are not scored. Set evaluate.own_adapters: all_rows, or leave data.test out."]
 
-    def _align(self) -> list[HeadFrame | None]:
-        """Find the frozen part of every type's head branch on public text, if there is one."""
-        if self.layouts[0].head is None:
-            return [None] * len(self.layouts)
-        with self.journal.phase("align"):
-            frames, metrics = align_and_diagnose(
-                self.federation, self.attached, self.layouts[0].head, self.training.global_bank
-            )
-        self.journal.metrics(0, metrics)
-        return frames
-
-    def frames_of(self, saved: Checkpoint) -> list[HeadFrame | None]:
-        """Return the frozen part of every type's head branch as it was, if there is one."""
-        if self.layouts[0].head is None:
-            return [None] * len(self.layouts)
-        device = self.federation.device
-        return [
-            HeadFrame(*(saved.tensors[f"frames/{place}/{field.name}"].to(device) for field in fields(HeadFrame)))
-            for place in range(len(self.layouts))
-        ]
-
-    def _forget_what_came_after(self, saved: Checkpoint | None) -> None:
-        """Leave of an earlier attempt what was there when it saved, else nothing. Every rank must call this."""
-        if self.channel.mpi_rank == ROOT:
-            self.store.replace_with(None if saved is None else saved.clients)
-            self.clock.replace_held(None if saved is None else saved.in_flight)
-        self.progress.go_on_after(None if saved is None else saved.round_number)
-        self.journal.restore({} if saved is None else saved.facts["journal"])
-        self.channel.barrier()
-
-    def _go_on_from(self, saved: Checkpoint) -> None:
-        """Take over a saved state."""
-        self.rounds_done, self.pass_seconds = saved.round_number, saved.facts["pass_seconds"]
-        self.checkpoints.go_on_from(saved)
-        self.protection.restore(saved.facts.get("protection", {}))
-        self.clock.restore(saved.facts.get("clock", {}))
-        self.adapters.restore(saved)
-        self.server_state = {
-            name.removeprefix("server/"): value for name, value in saved.tensors.items() if name.startswith("server/")
-        }
-        self.downlink.restore(saved.tensors, self.adapters.base)
-        known = {k: v.numpy() for k, v in saved.tensors.items() if k.startswith("selection/")}
-        arrays = {name.removeprefix("selection/"): array for name, array in known.items()}
-        self.selection.restore(arrays, saved.facts.get("drawn_seconds"))
+    def _align(self, saved: Checkpoint | None) -> None:
+        """Find the frozen part of every type's head branch on public text, or take over what was found."""
+        if saved is not None:
+            self.head.frames[:] = self.head.saved_frames(saved.tensors)
+        elif self.head.exist:
+            with self.journal.phase("align"):
+                metrics = self.head.find()
+            self.journal.metrics(0, metrics)
 
     def _server_round(self, round_number: int) -> ServerRound:
         """Return what the strategy may know when it combines a round's updates."""
@@ -474,16 +355,3 @@ class Simulation:
     def _start_of(self, round_number: int) -> RoundStart:
         """Return what the clients of a round train from; right until `combine`."""
         return RoundStart(self.config.seed, round_number, self.adapters.sha256())
-
-    def _wait_in_lock_step(self, plan: RoundPlan, place: int, num_passes: int, leaving: Leaving) -> None:
-        """Make the passes that the busiest rank of our backbone group makes beyond ours."""
-        backbone = self.federation.backbones.get(place)
-        if backbone is None or not backbone.in_lock_step or leaving.has_left:
-            return
-        idle_passes = range(num_passes + 1, plan.num_passes(backbone.mpi_ranks, place) + 1)
-        if idle_passes:
-            with self.training.idle(plan.round_number, place) as make_pass:
-                for done in idle_passes:
-                    make_pass()
-                    if leaving.after(place, done):
-                        break

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from heterotune.collective.channel import ROOT, Channel
 from heterotune.collective.ledger import Ledger
 from heterotune.collective.wire import encode
+from heterotune.config.schema import RunConfig
 from heterotune.fleet.client_records import REPORT
+from heterotune.fleet.cohort_selection import CohortSelection
+from heterotune.fleet.misbehaviour import simulated_seconds
 from heterotune.journal import ClientLoss
+from heterotune.round_outcome import RoundOutcome
+from heterotune.round_plan import RoundPlan
+from heterotune.training.chunk_batches import steps_of
 from heterotune.training.local import TrainedChunk
+from heterotune.virtual_time.round_clock import RoundClock
 
 GROUP = "selection.report"
 """The reports' place in the ledger."""
@@ -47,3 +54,30 @@ def gather_training_reports(losses: Sequence[ClientLoss], channel: Channel) -> n
         reports = np.concatenate([np.frombuffer(part, dtype=REPORT) for part in gathered])
         reports = reports[np.argsort(reports["client_id"])].tobytes()
     return np.frombuffer(channel.broadcast_bytes(reports if channel.mpi_rank == ROOT else None), dtype=REPORT)
+
+
+def client_seconds(plan: RoundPlan, config: RunConfig, clock: RoundClock) -> dict[int, float]:
+    """Return the simulated seconds that clients took, by id, where the run says how fast they are."""
+    slow = config.misbehaviour.slow
+    if slow is None:
+        return clock.client_seconds()
+    num_steps = {client.client_id: steps_of(client.num_rows, config.local) for client in plan.trained}
+    return {n: simulated_seconds(n, steps, slow, run_seed=config.seed) for n, steps in num_steps.items()}
+
+
+def learn_from_reports(
+    selection: CohortSelection,
+    reports: np.ndarray,
+    outcome: RoundOutcome,
+    seconds: Mapping[int, float],
+    config: RunConfig,
+    round_number: int,
+) -> None:
+    """Let the selection of cohorts know what clients reported, those whose updates count and the others."""
+    selection.observe(
+        reports,
+        counted=[verdict.client_id for verdict in outcome.verdicts if verdict.counts],
+        keeps_others=config.clock.takes_stale,
+        seconds=seconds,
+        round_number=round_number,
+    )

@@ -1,0 +1,93 @@
+"""The frozen maps of the head branch through a run: found before round 1, perhaps anew between rounds, and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+from heterotune.adapters.attach import AttachedAdapter
+from heterotune.adapters.bank import Bank, HeadFrame
+from heterotune.adapters.layout import AdapterLayout
+from heterotune.federation import Federation
+from heterotune.head_frames import align_and_diagnose
+from heterotune.head_refresh import refresh_head
+
+
+class HeadMaps:
+    """Every model type's maps; a strategy without a head branch has none."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        attached: Mapping[int, AttachedAdapter],
+        layouts: Sequence[AdapterLayout],
+        global_bank: Callable[[int, HeadFrame | None], Bank],
+    ) -> None:
+        """Hold on to what maps are found with.
+
+        Args:
+            federation: Backbones, public rows and channel.
+            attached: Place of a model type -> its adapters on its backbone, where this rank holds it.
+            layouts: Of all model types.
+            global_bank: Makes a model type's global adapter with its maps: (place, frame) -> bank.
+        """
+        self._federation, self._attached, self._layouts = federation, attached, layouts
+        self._global_bank = global_bank
+        self.frames: list[HeadFrame | None] = [None] * len(layouts)
+        """By place of the model type; the list stays the same object."""
+
+    @property
+    def exist(self) -> bool:
+        """Whether there is a head branch; then every model type has one."""
+        return self._layouts[0].head is not None
+
+    def find(self) -> list[dict[str, Any]]:
+        """Find the maps on public text; returns what to log. Every rank must call this."""
+        self.frames[:], metrics = align_and_diagnose(
+            self._federation, self._attached, self._layouts[0].head, self._global_bank
+        )
+        return metrics
+
+    def refresh(
+        self, values: Mapping[str, Tensor], *, realign: bool, distill: bool
+    ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Find the maps anew, or teach the cores; returns the cores by key and what to log. Every rank must call this.
+
+        Args:
+            values: Key -> the server's own value; the root's count.
+            realign: See `refresh_head`.
+            distill: See `refresh_head`.
+        """
+        self.frames[:], cores, metrics = refresh_head(
+            self._federation,
+            self._attached,
+            {place: self._global_bank(place, self.frames[place]) for place in self._federation.backbones},
+            self.frames,
+            [layout.head_core_key for layout in self._layouts],
+            values,
+            realign=realign,
+            distill=distill,
+        )
+        return cores, metrics
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what `saved_frames` needs, as tensors."""
+        return {
+            f"frames/{place}/{name}": value.cpu().clone()
+            for place, frame in enumerate(self.frames)
+            if frame is not None
+            for name, value in vars(frame).items()
+        }
+
+    def saved_frames(self, tensors: Mapping[str, Tensor]) -> list[HeadFrame | None]:
+        """Return the maps of a checkpoint, on this rank's device."""
+        if not self.exist:
+            return list(self.frames)
+        device = self._federation.device
+        return [
+            HeadFrame(*(tensors[f"frames/{place}/{field.name}"].to(device) for field in fields(HeadFrame)))
+            for place in range(len(self._layouts))
+        ]
