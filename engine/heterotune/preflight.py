@@ -29,7 +29,7 @@ from heterotune.fleet.devices import make_devices
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.model_checks import has_head, model_problems, tokenizer_problems
-from heterotune.planning.device_memory import device_problems
+from heterotune.planning.device_memory import device_fits, device_problems
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) ->
     devices = make_devices(config, model_types)
     if devices is None:
         return config
-    if problems := device_problems(config, model_types, devices):
+    if problems := device_problems(device_fits(config, model_types, devices)):
         raise ConfigError(problems)
     section = with_profiles(config.devices)
     if section.trace is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from heterotune.config.deepspeed_json import NO_DEEPSPEED
 from heterotune.config.device_options import DeviceDtype
@@ -32,19 +33,36 @@ _SAID = {
 
 
 @dataclass(frozen=True)
-class DeviceNeed:
-    """What training one client takes on its device.
+class DeviceFit:
+    """What one client of a model type takes on a device, and what the device has.
 
     Attributes:
-        by_component: Component -> bytes, at the highest moment of a step; words as in `profiling.components`.
+        model_type: Its name.
+        method: The federated method at work.
+        device: The smallest of its dtype that a client has or may draw.
+        needs: Component -> bytes, at the highest moment of a step; words as in `profiling.components`.
     """
 
-    by_component: Mapping[str, int]
+    model_type: str
+    method: StrategyName
+    device: Device
+    needs: Mapping[str, int]
 
     @property
-    def total_bytes(self) -> int:
+    def needed_bytes(self) -> int:
         """All of it."""
-        return sum(self.by_component.values())
+        return sum(self.needs.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has as much."""
+        return self.needed_bytes <= self.device.memory_bytes
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        names = {"model_type": self.model_type, "method": self.method, "device": self.device.name}
+        memory = {"memory_bytes": self.device.memory_bytes, "needed_bytes": self.needed_bytes, "fits": self.fits}
+        return {**names, "dtype": self.device.dtype, **memory, "needs": dict(self.needs)}
 
 
 def device_setting(config: RunConfig, model_types: tuple[ModelType, ...], dtype: DeviceDtype) -> Setting:
@@ -66,8 +84,8 @@ def device_setting(config: RunConfig, model_types: tuple[ModelType, ...], dtype:
     return Setting(own_run, model_types, Cluster(gpus_per_node=1), load_calibration(None, has_gpus=True))
 
 
-def device_need(setting: Setting, place: int) -> DeviceNeed:
-    """Return what a client of one model type holds.
+def device_needs(setting: Setting, place: int) -> dict[str, int]:
+    """Return what a client of one model type holds: component -> bytes.
 
     The backbone in the device's dtype, the adapter with gradient and first values, the optimiser's state, activations
     of a batch of full rows; no runtime and no data. Of methods that a plan refuses it is a lower bound.
@@ -76,27 +94,45 @@ def device_need(setting: Setting, place: int) -> DeviceNeed:
         setting: Of `device_setting`.
         place: Which model type.
     """
-    shape, need = setting.shapes[place], Counter(train_components(setting, place, 1))
+    shape, needs = setting.shapes[place], Counter(train_components(setting, place, 1))
     quantize = setting.config.backbone.quantize
-    need[words.BACKBONE_SHARDS] += held_bytes(shape, setting.sharding, setting.dtype_bytes, quantize)
-    need[words.ADAPTERS] += FP32 * sum(shape.frame_elements)
-    return DeviceNeed({name: num_bytes for name, num_bytes in need.items() if num_bytes})
+    needs[words.BACKBONE_SHARDS] += held_bytes(shape, setting.sharding, setting.dtype_bytes, quantize)
+    needs[words.ADAPTERS] += FP32 * sum(shape.frame_elements)
+    return {name: num_bytes for name, num_bytes in needs.items() if num_bytes}
 
 
-def device_problems(config: RunConfig, model_types: tuple[ModelType, ...], devices: Devices) -> list[str]:
-    """Return what is said of devices that are too small for their model type, under each method of the run."""
+def device_fits(config: RunConfig, model_types: tuple[ModelType, ...], devices: Devices) -> list[DeviceFit]:
+    """Return how the smallest devices of each model type fit, under each method of the run."""
     smallest = [devices.smallest(place, clients) for place, clients in enumerate(_clients_of_types(model_types))]
-    problems = []
+    fits = []
     for method in (config.strategy, *config.compare_with):
         for dtype in dict.fromkeys(dtype for of_dtype in smallest for dtype in of_dtype):
             setting = device_setting(_under(config, method), model_types, dtype)
-            problems += [
-                problem
+            fits += [
+                DeviceFit(model_types[place].name, method, of_dtype[dtype], device_needs(setting, place))
                 for place, of_dtype in enumerate(smallest)
                 if dtype in of_dtype
-                for problem in _problems(setting, place, of_dtype[dtype])
             ]
-    return problems
+    return fits
+
+
+def device_problems(fits: Iterable[DeviceFit]) -> list[str]:
+    """Return what is said of devices that are too small for their model type."""
+    way_out = "Lower local.batch_size or data.max_tokens, set devices.checkpointing, or give it another device."
+    return [f"devices: {told_fit(fit)}. {way_out}" for fit in fits if not fit.fits]
+
+
+def told_fit(fit: DeviceFit) -> str:
+    """Return what a device has and what is needed, largest component first."""
+    largest_first = sorted(fit.needs.items(), key=lambda item: -item[1])
+    parts = ", ".join(
+        f"{_SAID.get(name, name).format(dtype=fit.device.dtype)} {format_bytes(num_bytes)}"
+        for name, num_bytes in largest_first
+    )
+    has = f"{fit.device.name} has {format_bytes(fit.device.memory_bytes)}"
+    return (
+        f"{has}, and a client of {fit.model_type} needs {format_bytes(fit.needed_bytes)} under {fit.method} ({parts})"
+    )
 
 
 def _clients_of_types(model_types: Sequence[ModelType]) -> Iterator[range]:
@@ -107,23 +143,5 @@ def _clients_of_types(model_types: Sequence[ModelType]) -> Iterator[range]:
         first += model_type.num_clients
 
 
-def _problems(setting: Setting, place: int, device: Device) -> Iterator[str]:
-    """Yield what is said of one device if it is too small."""
-    need, name, method = device_need(setting, place), setting.model_types[place].name, setting.config.strategy
-    if need.total_bytes > device.memory_bytes:
-        has = f"devices: {device.name} has {format_bytes(device.memory_bytes)}"
-        needs = f"a client of {name} needs {format_bytes(need.total_bytes)} under {method}"
-        way_out = "Lower local.batch_size or data.max_tokens, set devices.checkpointing, or give it another device."
-        yield f"{has}, and {needs} ({_told(need, device.dtype)}). {way_out}"
-
-
 def _under(config: RunConfig, method: StrategyName) -> RunConfig:
     return config if method == config.strategy else config.model_copy(update={"strategy": method, "compare_with": ()})
-
-
-def _told(need: DeviceNeed, dtype: DeviceDtype) -> str:
-    """Return the components of a need, largest first."""
-    largest_first = sorted(need.by_component.items(), key=lambda item: -item[1])
-    return ", ".join(
-        f"{_SAID.get(name, name).format(dtype=dtype)} {format_bytes(num_bytes)}" for name, num_bytes in largest_first
-    )

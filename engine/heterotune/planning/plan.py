@@ -8,12 +8,12 @@ from typing import Any
 from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError
 from heterotune.fleet.devices import make_devices
-from heterotune.fleet.model_types import read_model_types
+from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.planning.calibration import Calibration, returns_memory
 from heterotune.planning.client_bytes import FederationBytes, federation_bytes
 from heterotune.planning.cluster import Cluster
 from heterotune.planning.collecting import VALUE_BYTES, crossover_values
-from heterotune.planning.device_memory import device_problems
+from heterotune.planning.device_memory import DeviceFit, device_fits, device_problems
 from heterotune.planning.fitting import Layout, because, lay_out, ways_out
 from heterotune.planning.known_models import describe
 from heterotune.planning.memory_model import rank_memory
@@ -70,6 +70,7 @@ class Plan:
         traffic: What the simulator moves in a round.
         time: Seconds of a round.
         ways_out: Changes with which it fits; empty if it fits as it is.
+        devices: How clients' own devices fit, where the run has some.
     """
 
     setting: Setting
@@ -78,6 +79,7 @@ class Plan:
     traffic: Traffic
     time: RoundTime
     ways_out: tuple[str, ...]
+    devices: tuple[DeviceFit, ...] = ()
 
     @property
     def crossover_bytes(self) -> float:
@@ -109,10 +111,15 @@ def setting_of(config: RunConfig, cluster: Cluster, calibration: Calibration) ->
         told = f"strategy = {config.strategy} cannot be planned: {NOT_PLANNED[config.strategy]}"
         raise ConfigError([f"{told}. Plan {' or '.join(PLANNED_STRATEGIES[:2])}, or measure a round of it."])
     model_types = read_model_types(config.fleet, describe)
-    devices = make_devices(config, model_types)
-    if devices is not None and (problems := device_problems(config, model_types, devices)):
+    if problems := device_problems(_device_fits(config, model_types)):
         raise ConfigError(problems)
     return resolved(Setting(config, model_types, cluster, calibration, returns_memory()))
+
+
+def _device_fits(config: RunConfig, model_types: tuple[ModelType, ...]) -> list[DeviceFit]:
+    """Return how clients' devices fit; nothing where the run has none."""
+    devices = make_devices(config, model_types)
+    return [] if devices is None else device_fits(config, model_types, devices)
 
 
 def make_plan(setting: Setting) -> Plan:
@@ -125,6 +132,7 @@ def make_plan(setting: Setting) -> Plan:
         traffic=traffic(setting, layout.by_rank),
         time=round_time(setting, layout.by_rank),
         ways_out=() if layout.fits else tuple(ways_out(setting)),
+        devices=tuple(_device_fits(setting.config, setting.model_types)),
     )
 
 
@@ -192,6 +200,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "chunk_clients_picked": layout.picked,
         "memory_bytes": memory,
         "needs": [asdict(need) | {"fits": need.fits} for need in layout.needs],
+        "devices": [fit.as_record() for fit in plan.devices],
         "federation_bytes": asdict(plan.bytes),
         "traffic_bytes": asdict(plan.traffic),
         "seconds": {

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heterotune.planning.collecting import VALUE_BYTES
+from heterotune.planning.device_memory import told_fit
 from heterotune.planning.fitting import Layout
 from heterotune.planning.plan import Plan, assumptions
 from heterotune.planning.time_model import collect_by_topology, num_values
@@ -90,6 +91,7 @@ def _figures(plan: Plan) -> list[str]:
         f"a round takes about {format_seconds(time.seconds)} without evaluation, ranks are busy "
         f"{time.busy_share:.0%} of the training; the run about "
         f"{format_seconds(time.seconds * setting.config.rounds)}",
+        *(f"device: {told_fit(fit)}" for fit in plan.devices),
         *_on_several_ranks(plan),
     ]
 

@@ -176,9 +176,9 @@ def test_the_command_prints_json_with_stable_keys(run_yaml) -> None:
     assert done.exit_code == 0, done.output
     plan = json.loads(done.output)
     assert sorted(plan) == [
-        *("assumptions", "chunk_clients", "chunk_clients_picked", "cluster", "dtype", "federation_bytes", "fits"),
-        *("memory_bytes", "needs", "parameters", "placement", "ranks_of_type", "seconds", "traffic_bytes", "try"),
-        *("verdict", "version"),
+        *("assumptions", "chunk_clients", "chunk_clients_picked", "cluster", "devices", "dtype", "federation_bytes"),
+        *("fits", "memory_bytes", "needs", "parameters", "placement", "ranks_of_type", "seconds", "traffic_bytes"),
+        *("try", "verdict", "version"),
     ]
     assert plan["fits"] and plan["verdict"] == "fits" and plan["chunk_clients"] == {"m": 4}
 
