@@ -34,6 +34,8 @@ RUN = {
     },
 }
 
+COMPARED = ("synchronous", "accept", "buffered")
+
 
 @pytest.fixture(scope="module")
 def jobs(run_mpi, tmp_path_factory) -> dict[int, Path]:
@@ -43,9 +45,9 @@ def jobs(run_mpi, tmp_path_factory) -> dict[int, Path]:
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = {**RUN, "data": {**RUN["data"], "source": str(folder / "corpus.jsonl")}}
     (folder / "run.yaml").write_text(yaml.safe_dump(run))
-    for num_ranks, rounds_before in {1: 0, 3: 2}.items():
-        arguments = [CASE, folder / "run.yaml", folder / str(num_ranks), str(rounds_before)]
-        ended = run_mpi(arguments, num_ranks=num_ranks, limit_seconds=120, environment={"DS_ACCELERATOR": "cpu"})
+    for num_ranks, rounds_before, modes in ((1, 0, ("none", "patient", *COMPARED)), (3, 2, COMPARED)):
+        arguments = [CASE, folder / "run.yaml", folder / str(num_ranks), str(rounds_before), *modes]
+        ended = run_mpi(arguments, num_ranks=num_ranks, limit_seconds=240, environment={"DS_ACCELERATOR": "cpu"})
         assert ended.returncode == 0, ended.output
     return {1: folder / "1", 3: folder / "3"}
 
@@ -63,7 +65,7 @@ def results(folder: Path) -> dict[str, dict]:
     return json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.parametrize("mode", ["synchronous", "accept", "buffered"])
+@pytest.mark.parametrize("mode", COMPARED)
 def test_neither_ranks_nor_resuming_change_anything(jobs, mode):
     assert results(jobs[1])[mode] == results(jobs[3])[mode]
     for file in ("ledger.jsonl", "timeline.jsonl"):
@@ -81,7 +83,7 @@ def test_where_all_count_a_clock_changes_no_bit(jobs):
     assert results(jobs[1])["synchronous"]["virtual_seconds"] == results(jobs[1])["patient"]["virtual_seconds"]
 
 
-@pytest.mark.parametrize("mode", ["synchronous", "accept", "buffered"])
+@pytest.mark.parametrize("mode", COMPARED)
 def test_a_clients_time_is_that_of_its_real_bytes(jobs, mode):
     num_bytes: Counter = Counter()
     for line in lines_of(jobs[1] / mode / "ledger.jsonl"):

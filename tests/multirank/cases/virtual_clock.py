@@ -1,6 +1,6 @@
 """A federation under several modes of the virtual clock in one job, each straight through or stopped and resumed.
 
-python virtual_clock.py RUN.yaml FOLDER ROUNDS_BEFORE_RESUMING
+python virtual_clock.py RUN.yaml FOLDER ROUNDS_BEFORE_RESUMING MODE...
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ def run_rounds(federation: Federation, folder: RunFolder, rounds: int) -> dict[s
 
 
 def main() -> None:
-    """Run all modes one after the other; the root writes what came out."""
+    """Run modes one after the other; the root writes what came out."""
     torch.set_num_threads(1)
     run_file, out, rounds_before = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     channel = open_channel("mpi", watchdog_seconds=60.0)
     out.mkdir(exist_ok=True)
     federation, results = load(run_file, channel, out), {}
-    for name, clock in MODES.items():
+    for name in sys.argv[4:]:
+        clock = MODES[name]
         config, folder = federation.config.model_copy(update={"clock": clock}), RunFolder.open(out).subfolder(name)
         chosen = replace(federation, config=config)
         if rounds_before and clock.takes_stale:
