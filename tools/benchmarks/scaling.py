@@ -103,8 +103,8 @@ def round_rows(rounds: Rounds, calibration: Calibration) -> list[dict[str, Any]]
                     "least": round(min(busy), 4),
                     "most": round(max(busy), 4),
                     "wall_seconds": round(median(wall), 4),
-                    "predicted_seconds": round(predicted, 4),
-                    "error": round(predicted / median(busy) - 1, 3),
+                    "predicted_seconds": round(float(predicted), 4),
+                    "error": round(float(predicted) / median(busy) - 1, 3),
                 }
             )
     return rows
@@ -123,7 +123,7 @@ def collective_rows(collected: Collected, calibration: Calibration) -> list[dict
             measured = median(t["work"] for t in turns) + min(t["moving"] for t in turns)
             predicted = predicted_collect(name, kilobytes * VALUES_OF_KILOBYTE, num_ranks, calibration)
             wall = min(t["wall"] - t["encode"] for t in turns)
-            seconds[name] = wall, predicted
+            seconds[name] = measured, predicted
             row |= {f"{name}_seconds": round(measured, 5), f"{name}_wall_fastest": round(wall, 5)}
             row |= {f"{name}_predicted": round(predicted, 5)}
         for n, which in enumerate(("measured", "predicted")):

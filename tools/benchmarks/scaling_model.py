@@ -33,7 +33,7 @@ COLLECTIVE_FITTED = frozenset({(64, 1), (16384, 1), (64, 2), (16384, 2)})
 """(kilobytes, ranks) of the collective parts that the model is fitted to."""
 VALUES_OF_KILOBYTE = 256
 _NOTHING = 1e-30
-HOST_FIGURES = ("update_seconds", "combine_seconds", "take_seconds", "pack_seconds", "message_seconds", "round_seconds")
+HOST_FIGURES = ("update_seconds", "combine_seconds", "take_seconds", "pack_seconds")
 
 Predict = Callable[[Calibration], float]
 Rounds = Mapping[tuple[str, int], Sequence[tuple[float, float]]]
@@ -78,7 +78,11 @@ def without_work(calibration: Calibration) -> Calibration:
 
 
 def prediction_rows(calibration: Calibration) -> list[dict[str, Any]]:
-    """Return what 8 to 1,024 ranks would need: cores as this one, and GPUs with what hosts do as measured here."""
+    """Return what 8 to 1,024 ranks would need: cores as this one, and GPUs with what hosts do as measured here.
+
+    Messages take what is assumed of a network: those between two ranks here say nothing of one.
+    """
+    calibration = replace(calibration, message_seconds=CPU_CORE.message_seconds)
     a100 = replace(A100, **{name: max(getattr(calibration, name), _NOTHING) for name in HOST_FIGURES})
     return [row for machine in (calibration, a100) for row in scaling_rows(machine)]
 

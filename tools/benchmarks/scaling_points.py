@@ -67,9 +67,9 @@ class Point:
 
 POINTS = (
     Point("narrow", (NARROW,), cohort=8, chunk=2, fitted_on=(1,)),
-    Point("narrow, half", (NARROW,), cohort=4, chunk=2),
+    Point("narrow, half", (NARROW,), cohort=4, chunk=2, fitted_on=(1,)),
     Point("narrow, large chunks", (NARROW,), cohort=16, chunk=8, fitted_on=(1,)),
-    Point("narrow, one by one", (NARROW,), cohort=8, chunk=1),
+    Point("narrow, one by one", (NARROW,), cohort=8, chunk=1, fitted_on=(1,)),
     Point("wide", (WIDE,), cohort=4, chunk=1, fitted_on=(1,)),
     Point("wide, twice", (WIDE,), cohort=8, chunk=2, fitted_on=(1,)),
     Point("wide, large adapters", (WIDE,), cohort=4, chunk=2, adapter_rank=64, fitted_on=(1,)),
