@@ -55,6 +55,17 @@ def read_wordnet(folder: Path) -> list[str]:
     return ["\n".join(chosen[start::stride]) for stride in [len(chosen) // GLOSSES_A_TEXT] for start in range(stride)]
 
 
+def read_topics(folder: Path) -> list[str]:
+    """Return a reverse dictionary as prompts: what is said of a synset, then its first word as the topic."""
+    topics = []
+    for part in ("noun", "verb", "adj", "adv"):
+        lines = (folder / f"data.{part}").read_text(encoding="utf-8").splitlines()
+        for words, gloss in read_glosses(lines):
+            said = gloss.replace('"', "").replace(";", ",").strip()
+            topics.append(f"Text: {said}\nTopic: {words.split(',')[0]}")
+    return topics
+
+
 def read_fortunes(folder: Path) -> list[str]:
     """Return the fortunes, without indices, links and files that are hardly English."""
     texts = []
@@ -81,12 +92,14 @@ def read_questions(folder: Path) -> list[str]:
     return [plain_question(row) for path in paths for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def read_english(cache: Path, question_folder: Path | None) -> dict[str, list[str]]:
+def read_english(cache: Path, question_folder: Path | None, *, with_topics: bool = False) -> dict[str, list[str]]:
     """Return the texts of each source."""
     fetch_packages(cache)
     texts = {"wordnet": read_wordnet(cache / "wordnet-base/usr/share/wordnet"), "fortunes": []}
     for package in ("fortunes", "fortunes-min"):
         texts["fortunes"] += read_fortunes(cache / package / "usr/share/games/fortunes")
+    if with_topics:
+        texts["topics"] = read_topics(cache / "wordnet-base/usr/share/wordnet")
     if question_folder is not None:
         texts["questions"] = read_questions(question_folder)
     return texts

