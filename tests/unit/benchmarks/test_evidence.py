@@ -128,6 +128,12 @@ def test_rows_pair_arms_by_seed_and_name_the_type_that_gains_least(tool, tmp_pat
     assert (mine["gain_over_fedavg_lora"], mine["withheld_labels_accuracy"]) == ("", "")
 
 
+def test_labels_that_a_type_never_saw_count_for_that_type_only(tool) -> None:
+    of_label = {"s.0": {"a": 10.0, "b": 50.0}, "s.1": {"a": 20.0, "b": 60.0}, "l": {"a": 90.0, "b": 30.0}}
+    assert tool.evidence_rows._missing({"s": ["a"], "l": ["b"]}, of_label) == 20.0
+    assert tool.evidence_rows._missing({}, of_label) is None
+
+
 def test_rows_are_balanced_and_a_type_never_holds_what_is_withheld(tool, data, family, tmp_path) -> None:
     cell = tool.evidence_arms.Cell("clinc150", "skew", "widths", "heterotune", 3, tmp_path)
     config = tool.evidence.configs_of([cell], data, family, RATES)[cell]
@@ -239,9 +245,9 @@ def test_one_run_leaves_what_a_table_reads(tool, data, family, tmp_path, monkeyp
     short = {**arms.SHARED_RUN, "rounds": 1, "evaluate": {**arms.SHARED_RUN["evaluate"], "max_rows": 30}}
     monkeypatch.setattr(arms, "SHARED_RUN", short)
     monkeypatch.setattr(arms, "LOCAL", {**arms.LOCAL, "steps": 1})
-    cell = arms.Cell("clinc150", "skew", "widths", "fedproto", 1, tmp_path)
+    cell = arms.Cell("clinc150", "scarce", "one", "fedproto", 1, tmp_path)
     configs = tool.evidence.configs_of([cell], data, family, RATES)
     tool.evidence.run_missing(configs, 1)
     of_run = tool.evidence_rows.read_found(cell)
-    assert of_run.of_type.keys() == {"s", "m", "l"} and len(of_run.of_client) == 9
-    assert 0 <= of_run.missing <= 100 and of_run.loss > 0 and of_run.up_bytes > 0
+    assert of_run.of_type.keys() == {"m"} and len(of_run.of_client) == 3
+    assert of_run.missing is None and of_run.loss > 0 and of_run.up_bytes > 0
