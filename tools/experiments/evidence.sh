@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# All evidence tables, the most valuable cells first: bash tools/experiments/evidence.sh DATA FAMILY OUT [JOBS]
+# What is done is not done again, so the same command goes on after an interruption.
+set -uo pipefail # a run that fails is told, and the others go on
+if [ $# -lt 3 ]; then
+  echo "usage: bash tools/experiments/evidence.sh DATA FAMILY OUT [JOBS]" >&2
+  exit 2
+fi
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+export OMP_NUM_THREADS=1
+python="${PYTHON:-$here/../../.venv/bin/python}"
+run() { "$python" "$here/evidence.py" --data "$1" --family "$2" --out "$3" --jobs "$4" "${@:5}"; }
+where=("$1" "$2" "$3" "${4:-2}")
+core=(--arms within_type heterotune fedavg_lora)
+
+for seeds in "1" "1 2 3" "1 2 3 4 5"; do
+  for table in siblings scarce skew main; do
+    # shellcheck disable=SC2086
+    run "${where[@]}" --table "$table" --seeds $seeds "${core[@]}"
+  done
+done
+for table in forms ablation; do run "${where[@]}" --table "$table" --seeds 1 2 3; done
+for table in siblings scarce skew main single forms ablation other; do run "${where[@]}" --table "$table"; done
