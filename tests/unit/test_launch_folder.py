@@ -71,7 +71,7 @@ def test_the_runs_are_there_for_every_size_of_machine() -> None:
     assert models["one_gpu_node"] == ["meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B"]
     assert models["eight_nodes"] == [f"meta-llama/Llama-2-{size}-hf" for size in ("7b", "13b", "70b")]
     eight_nodes = load_run(RUNS / "eight_nodes.yaml")
-    assert cohort_size(eight_nodes.fleet, eight_nodes.cohort) == 56  # as its comment says
+    assert cohort_size(eight_nodes.fleet, eight_nodes.cohort, eight_nodes.clock) == 56  # as its comment says
 
 
 def test_the_example_hostfile_reads_as_the_launchers_read_it() -> None:

@@ -7,7 +7,7 @@ a `Client` is made when somebody asks for it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -128,13 +128,21 @@ def make_population(num_clients: Sequence[int], num_rows: Sequence[int] | np.nda
 def sample_cohort(
     population: Population, cohort: CohortConfig, *, run_seed: int, round_number: int
 ) -> tuple[Client, ...]:
+    """Draw the clients of a round: a fraction of each type, at least one, or a number that is split among the types."""
+    counts = cohort_counts(population, cohort)
+    return sample_counts(population, counts, run_seed=run_seed, round_number=round_number)
+
+
+def sample_counts(
+    population: Population, counts: Mapping[int, int], *, run_seed: int, round_number: int
+) -> tuple[Client, ...]:
     """Draw the clients of a round, stratified by model type so that no type is absent by chance.
 
     Time and memory grow with the cohort, not with the fleet: small draws out of many are Floyd's (NumPy's `choice`).
 
     Args:
         population: The whole fleet.
-        cohort: A fraction of each type (at least one client), or a number that is split among the types.
+        counts: Place of a model type -> clients to draw.
         run_seed: The run's seed.
         round_number: The round.
 
@@ -143,7 +151,7 @@ def sample_cohort(
     """
     draw = generator(run_seed, round_number, NO_CLIENT, "cohort")
     drawn: list[int] = []
-    for model_type, count in cohort_counts(population, cohort).items():
+    for model_type, count in counts.items():
         members = population.ids_of(model_type)
         chosen = draw.choice(len(members), size=count, replace=False)
         drawn += [int(members[place]) for place in chosen.tolist()]

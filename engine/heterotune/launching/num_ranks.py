@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heterotune.config.clock_options import ClockOptions
 from heterotune.config.cohort_options import CohortConfig
 from heterotune.config.fleet_options import FleetEntry
 from heterotune.config.schema import RunConfig
@@ -10,8 +11,10 @@ from heterotune.errors import ConfigError
 MAX_RANKS_PER_CORE = 4
 
 
-def cohort_size(fleet: tuple[FleetEntry, ...], cohort: CohortConfig) -> int:
-    """Return the clients that take part in a round if all of them have data; as `fleet.clients` samples them."""
+def cohort_size(fleet: tuple[FleetEntry, ...], cohort: CohortConfig, clock: ClockOptions) -> int:
+    """Return the clients that a round sends out if all of them have data; as `virtual_time.dispatch` counts them."""
+    if clock.concurrency is not None:
+        return clock.concurrency
     if cohort.clients is not None:
         return cohort.clients
     fraction = cohort.fraction if cohort.fraction is not None else 1.0
@@ -26,7 +29,7 @@ def idle_ranks_problem(config: RunConfig, num_ranks: int, what: str) -> list[str
         num_ranks: Wanted ranks.
         what: The option and its value, as the user gave them.
     """
-    num_clients = cohort_size(config.fleet, config.cohort)
+    num_clients = cohort_size(config.fleet, config.cohort, config.clock)
     if num_ranks <= num_clients:
         return []
     text = f"{what} is more than the {num_clients} clients of a round's cohort, so some ranks would never train"

@@ -74,7 +74,7 @@ class Calibration:
 
 
 CPU_CORE = Calibration(
-    name="one CPU core, fp32 (measured on 2 cores of x86-64, docs/planning.md; gathers, NVMe and network assumed)",
+    name="one CPU core, fp32 (operations and memory measured on 2 cores of x86-64, docs/planning.md; the rest assumed)",
     flops=1e11,
     stream_bytes_per_second=12e9,
     gather_bytes_per_second=1e9,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from heterotune.adapters.dema import FRAME_GROUP
 from heterotune.collective.codecs import codec_named
 from heterotune.collective.wire import message_bytes
 from heterotune.config.engine_options import CollectiveConfig
-from heterotune.fleet.clients import sample_cohort
 from heterotune.planning.setting import Setting
 from heterotune.planning.shapes import TypeShape
 
@@ -71,36 +71,40 @@ class FederationBytes:
 
 def federation_bytes(setting: Setting) -> FederationBytes:
     """Return what the clients of a run send and get."""
-    wire, counts = setting.config.collective, setting.cohort_counts
+    wire, first_counts, counts = setting.config.collective, setting.cohort_counts, setting.later_counts
     names = [each.name for each in setting.model_types]
     up = dict(zip(names, (up_bytes(shape, wire) for shape in setting.shapes), strict=True))
     down = dict(zip(names, (down_bytes(shape, wire) for shape in setting.shapes), strict=True))
     once = dict(zip(names, (frozen_bytes(shape) for shape in setting.shapes), strict=True))
-    round_up, round_down = (
-        sum(sum(groups[names[place]].values()) * count for place, count in counts.items()) for groups in (up, down)
-    )
-    first = sum(sum(once[names[place]].values()) * count for place, count in _ever_taking_part(setting).items())
+    round_up, round_down = _sum_over(counts, up, names), _sum_over(counts, down, names)
+    first_round = _sum_over(first_counts, up, names) + _sum_over(first_counts, down, names)
+    once_bytes = sum(sum(once[names[place]].values()) * count for place, count in _ever_taking_part(setting).items())
     if setting.config.heterotune.realign_every:
         again = _downloads_of_new_maps(setting)
-        first += sum(once[names[place]].get(FRAME_GROUP, 0) * count for place, count in again.items())
+        once_bytes += sum(once[names[place]].get(FRAME_GROUP, 0) * count for place, count in again.items())
     return FederationBytes(
         up=up,
         down=down,
         down_once=once,
         round_up_bytes=round_up,
         round_down_bytes=round_down,
-        total_bytes=(round_up + round_down) * setting.config.rounds + first,
+        total_bytes=first_round + (round_up + round_down) * (setting.config.rounds - 1) + once_bytes,
         full_model_bytes={each.name: 4 * each.num_parameters for each in setting.model_types},
     )
 
 
+def _sum_over(counts: Mapping[int, int], groups: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> int:
+    """Return the bytes of a round's clients, of all tensor groups."""
+    return sum(sum(groups[names[place]].values()) * count for place, count in counts.items())
+
+
 def _downloads_of_new_maps(setting: Setting) -> Counter[int]:
     """Return place of a model type -> how often its clients find that their maps at the head are old."""
-    config, population = setting.config, setting.population
+    config = setting.config
     known: dict[int, int] = {}
     aligned_after, found = 0, Counter[int]()
     for round_number in range(1, config.rounds + 1):
-        cohort = sample_cohort(population, config.cohort, run_seed=config.seed, round_number=round_number)
+        cohort = setting.cohort_of(round_number)
         found.update(client.model_type for client in cohort if 0 < known.get(client.client_id, 0) <= aligned_after)
         known |= {client.client_id: round_number for client in cohort}
         if config.heterotune.realigns(round_number):
@@ -113,7 +117,7 @@ def _ever_taking_part(setting: Setting) -> Counter[int]:
     config, population = setting.config, setting.population
     known: set[int] = set()
     for round_number in range(1, config.rounds + 1):
-        cohort = sample_cohort(population, config.cohort, run_seed=config.seed, round_number=round_number)
+        cohort = setting.cohort_of(round_number)
         known.update(client.client_id for client in cohort)
         if len(known) == population.num_members:
             break

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from heterotune.adapters.tables import adapter_layout
+from heterotune.config.cohort_options import CohortConfig
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.schema import RunConfig
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import Chunk, form_chunks
-from heterotune.fleet.clients import Population, cohort_counts, enlist_clients, sample_cohort
+from heterotune.fleet.clients import Client, Population, cohort_counts, enlist_clients, sample_counts
 from heterotune.fleet.model_types import ModelType
 from heterotune.fleet.placement import Placement, dedicate, spread
 from heterotune.planning.backbone_memory import Sharding, held_bytes, read_sharding
@@ -21,6 +22,7 @@ from heterotune.planning.calibration import Calibration
 from heterotune.planning.cluster import Cluster
 from heterotune.planning.compute import compute_seconds
 from heterotune.planning.shapes import DTYPE_BYTES, TypeShape
+from heterotune.virtual_time.dispatch import dispatch_of
 
 ASSUMED_ROWS = 100
 """Training rows of a client where the run file does not limit them: the data is not read."""
@@ -153,14 +155,25 @@ class Setting:
         return enlist_clients(self.model_types, np.broadcast_to(self.rows_per_client, self.config.num_clients))
 
     @cached_property
-    def cohort_counts(self) -> dict[int, int]:
-        """Place of a model type -> its clients in a round; the same in every round."""
-        return cohort_counts(self.population, self.config.cohort)
+    def cohort_counts(self) -> Mapping[int, int]:
+        """Place of a model type -> its clients that round 1 sends out; no round sends out more."""
+        return dispatch_of(self.population, self.config.cohort, self.config.clock, ()).counts
+
+    @cached_property
+    def later_counts(self) -> Mapping[int, int]:
+        """Place of a model type -> its clients that a later round sends out; on average, where some stay at work."""
+        buffer = self.config.clock.buffer
+        return self.cohort_counts if buffer is None else cohort_counts(self.population, CohortConfig(clients=buffer))
+
+    def cohort_of(self, round_number: int) -> tuple[Client, ...]:
+        """Return whom a round sends out if all are available and drawn alike; under a buffered clock an example."""
+        counts = self.cohort_counts if round_number == 1 else self.later_counts
+        return sample_counts(self.population, counts, run_seed=self.config.seed, round_number=round_number)
 
     def chunks_by_rank(self, chunk_clients: dict[int, int]) -> tuple[tuple[Chunk, ...], ...]:
         """Return which rank trains what in round 1, as the simulation does before it has measured anything."""
         config = self.config
-        cohort = sample_cohort(self.population, config.cohort, run_seed=config.seed, round_number=1)
+        cohort = self.cohort_of(1)
         num_steps = {client.client_id: self.steps for client in cohort}
         chunks = form_chunks(cohort, chunk_clients=chunk_clients, num_steps=num_steps)
         costs = {place: float(each.num_parameters) for place, each in enumerate(self.model_types)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from heterotune.config.clock_options import ClockOptions
 from heterotune.config.load import parse_run
 from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError
@@ -26,7 +27,14 @@ def config(cohort: dict) -> RunConfig:
 def test_cohort_size_is_what_is_sampled(cohort: dict) -> None:
     run = config(cohort)
     fleet = make_population([entry.clients for entry in run.fleet], [10] * 14)
-    assert cohort_size(run.fleet, run.cohort) == len(sample_cohort(fleet, run.cohort, run_seed=0, round_number=1))
+    assert cohort_size(run.fleet, run.cohort, run.clock) == len(
+        sample_cohort(fleet, run.cohort, run_seed=0, round_number=1)
+    )
+
+
+def test_clients_at_work_at_once_are_a_cohort() -> None:
+    run = config({})
+    assert cohort_size(run.fleet, run.cohort, ClockOptions(mode="buffered", concurrency=6, buffer=2)) == 6
 
 
 def test_as_many_ranks_as_make_sense() -> None:

@@ -60,6 +60,23 @@ def test_a_plan_knows_the_ledger_of_a_run(tmp_path) -> None:
     assert by_direction == {"up": told.round_up_bytes, "down": told.round_down_bytes}
 
 
+def test_a_round_of_a_clock_sends_out_more_or_fewer(tmp_path) -> None:
+    (tmp_path / "run.yaml").write_text(RUN.replace(", realign_every: 1", ""))
+    phone = "{flops_per_second: 1.0e9, memory_gib: 4.0, down_mbit_per_second: 1.0, up_mbit_per_second: 1.0}"
+    devices = [f"devices.profiles.phone={phone}", "devices.assign.small=phone", "devices.assign.wide=phone"]
+
+    def told(*changes: str) -> tuple[int, int, int]:
+        setting = setting_of(load_run(tmp_path / "run.yaml", [*devices, *changes]), Cluster(), CPU_CORE)
+        counts = sum(setting.cohort_counts.values()), sum(setting.later_counts.values())
+        return *counts, federation_bytes(setting).round_up_bytes
+
+    sent_out, later, up_bytes = told("clock.mode=synchronous")
+    assert (sent_out, later) == (3, 3)
+    assert told("clock.mode=over_selection", "clock.over_select=1.5")[:2] == (5, 5)
+    buffered = told("clock.mode=buffered", "clock.concurrency=5", "clock.buffer=2", "cohort.fraction=1.0")
+    assert buffered[:2] == (5, 2) and buffered[2] < up_bytes
+
+
 def test_a_message_is_as_long_as_the_wire_makes_it() -> None:
     import numpy as np
 
