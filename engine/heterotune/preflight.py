@@ -24,7 +24,7 @@ from heterotune.fleet.availability_trace import windows_sha256
 from heterotune.fleet.clients import Population, cohort_counts, draws_of_types, enlist_clients
 from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.device_hours import DeviceHours, device_hours, hours_problems
-from heterotune.fleet.device_trace import trace_sha256
+from heterotune.fleet.device_trace import devices_sha256
 from heterotune.fleet.devices import make_devices
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
@@ -161,7 +161,7 @@ def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) ->
         raise ConfigError(problems)
     section = with_profiles(config.devices)
     if section.trace is not None:
-        section = section.model_copy(update={"trace_sha256": trace_sha256(section.trace)})
+        section = section.model_copy(update={"trace_sha256": devices_sha256(section.trace)})
     config = config.model_copy(update={"devices": section})
     if problems := hours_problems(config):
         raise ConfigError(problems)

@@ -8,7 +8,6 @@ client,start_seconds,end_seconds        or one JSON object a line with the same 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +19,10 @@ import numpy as np
 
 from heterotune.config.availability_options import AvailabilityOptions
 from heterotune.errors import ConfigError
-from heterotune.plain_files import in_home, is_plain_file
+from heterotune.fleet.trace_files import checked_trace, trace_sha256
 from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
 
+_KEY = "availability.trace"
 Windows = dict[str, list[tuple[float, float]]]
 
 
@@ -68,16 +68,8 @@ class Trace:
 
 
 def windows_sha256(path: Path) -> str:
-    """Return the SHA-256 of a trace.
-
-    Raises:
-        ConfigError: If no such file is there.
-    """
-    file = in_home(path)
-    if file.suffix not in _READERS or not is_plain_file(file):
-        kinds = " or ".join(_READERS)
-        raise ConfigError([f"availability.trace = {path}: no {kinds} file is there. Correct the path."])
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """Return the SHA-256 of a trace; raises ConfigError if no such file is there."""
+    return trace_sha256(_KEY, path, _READERS)
 
 
 def read_trace(options: AvailabilityOptions, num_clients: int, *, run_seed: int) -> Trace:
@@ -92,16 +84,12 @@ def read_trace(options: AvailabilityOptions, num_clients: int, *, run_seed: int)
         ConfigError: If there is no such file or it is another one than at the run's start, if a line is wrong, or a
             client is not in the fleet; names the line.
     """
-    path = options.trace
-    assert path is not None
-    found = windows_sha256(path)
-    if options.trace_sha256 not in (None, found):
-        told = f"it has SHA-256 {found[:12]}..., and {options.trace_sha256[:12]}... was written down"
-        raise ConfigError([f"availability.trace = {path}: {told}. Bring that file back, or drop trace_sha256."])
+    assert options.trace is not None
+    path = checked_trace(_KEY, options.trace, _READERS, options.trace_sha256)
     try:
-        column, windows = _read_windows(in_home(path))
+        column, windows = _read_windows(path)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError([f"availability.trace = {path}: not text in UTF-8 ({error}). Correct it."]) from None
+        raise ConfigError([f"{_KEY} = {path}: not text in UTF-8 ({error}). Correct it."]) from None
     period = options.period_seconds or max(end for of_owner in windows.values() for _, end in of_owner)
     if column == "client":
         owner_of = np.full(num_clients, -1, dtype=np.int32)

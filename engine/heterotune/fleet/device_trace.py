@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from heterotune.config.device_options import DeviceProfile, DevicesConfig
 from heterotune.config.explain import shown
 from heterotune.config.nearest import suggestion
 from heterotune.errors import ConfigError
+from heterotune.fleet.trace_files import checked_trace, trace_sha256
 
+_KEY, _KINDS = "devices.trace", (".csv",)
 PROFILE = "profile"
 UNNAMED = "trace"
 """What a device is called in a trace that names no profiles."""
@@ -54,17 +55,9 @@ class DeviceTrace:
         return [clients.start + int(rows[np.argmin(memory[rows])]) for rows in found]
 
 
-def trace_sha256(path: Path) -> str:
-    """Return the SHA-256 of a trace.
-
-    Raises:
-        ConfigError: If it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError([f"devices.trace = {path}: cannot be read ({error.strerror}). Check the path."]) from None
+def devices_sha256(path: Path) -> str:
+    """Return the SHA-256 of a trace; raises ConfigError if no such file is there."""
+    return trace_sha256(_KEY, path, _KINDS)
 
 
 def read_trace(devices: DevicesConfig, num_clients: int) -> DeviceTrace:
@@ -78,12 +71,8 @@ def read_trace(devices: DevicesConfig, num_clients: int) -> DeviceTrace:
         ConfigError: If the file is missing or is another one than at the run's start, or a column, a row or a cell is
             wrong; with line numbers.
     """
-    path = devices.trace
-    assert path is not None
-    found = trace_sha256(path)
-    if devices.trace_sha256 not in (None, found):
-        told = f"it has SHA-256 {found[:12]}..., and {devices.trace_sha256[:12]}... was written down"
-        raise ConfigError([f"devices.trace = {path}: {told}. Bring that file back, or drop trace_sha256."])
+    assert devices.trace is not None
+    path = checked_trace(_KEY, devices.trace, _KINDS, devices.trace_sha256)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return _Reading(str(path), devices.profiles, num_clients).trace(csv.reader(file))

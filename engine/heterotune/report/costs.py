@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +51,7 @@ def spent(strategy: StrategyRecord, cost: Cost) -> Curve:
         curve = strategy.metrics.one(cost.metric)
         points = curve.points() if curve is not None else []
     else:
-        points = _all_bytes(strategy)
+        points = strategy.ledger.cumulative()
     return points if points and points[-1][1] > 0 else []
 
 
@@ -67,16 +66,3 @@ def _until(rounds: Sequence[float], amounts: Curve, round_number: float) -> floa
     """Return what was spent by the end of a round; 0 before the first."""
     place = bisect_right(rounds, round_number)
     return amounts[place - 1][1] if place else 0.0
-
-
-def _all_bytes(strategy: StrategyRecord) -> Curve:
-    """Return (round, bytes up and down of all model types so far)."""
-    by_round: dict[int, int] = defaultdict(int)
-    for rounds in strategy.ledger.round_bytes.values():
-        for round_number, num_bytes in rounds.items():
-            by_round[round_number] += num_bytes
-    total, points = 0, []
-    for round_number, num_bytes in sorted(by_round.items()):
-        total += num_bytes
-        points.append((round_number, total))
-    return points

@@ -31,11 +31,11 @@ class LedgerRecord:
         """Return the mean bytes of a client in a round; None if there is no message."""
         return self.sums.of(model_type, direction).bytes_per_turn or None
 
-    def cumulative(self, model_type: str) -> list[tuple[int, int]]:
-        """Return (round, bytes of all rounds so far, up and down) of a model type, by round."""
+    def cumulative(self, model_type: str | None = None) -> list[tuple[int, int]]:
+        """Return (round, bytes of all rounds so far, up and down) of a model type, None = of all, by round."""
         by_round: dict[int, int] = defaultdict(int)
         for (name, _), rounds in self.round_bytes.items():
-            if name == model_type:
+            if model_type in (None, name):
                 for round_number, num_bytes in rounds.items():
                     by_round[round_number] += num_bytes
         total, points = 0, []
