@@ -162,7 +162,11 @@ def assumptions(plan: Plan) -> list[str]:
     """Return what a plan takes for granted, in sentences."""
     setting = plan.setting
     data = setting.config.data
-    rows = f"{data.max_rows_per_client} (data.max_rows_per_client)" if data.max_rows_per_client else f"{ASSUMED_ROWS}"
+    limits = {
+        "data.partition.rows_per_client": data.partition.rows_per_client,
+        "data.max_rows_per_client": data.max_rows_per_client,
+    }
+    rows = next((f"{count} ({key})" for key, count in limits.items() if count), f"{ASSUMED_ROWS}")
     said = [
         f"The data is not read: every client has {rows} training rows of {data.max_tokens} tokens each.",
         f"Speeds and the runtime's memory: {setting.calibration.name}.",

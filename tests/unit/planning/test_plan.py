@@ -20,7 +20,14 @@ from heterotune.planning.cluster import Cluster
 from heterotune.planning.fitting import lay_out
 from heterotune.planning.known_models import KNOWN_MODELS
 from heterotune.planning.memory_model import rank_memory
-from heterotune.planning.plan import NOT_PLANNED, PLANNED_STRATEGIES, estimate_memory, make_plan, setting_of
+from heterotune.planning.plan import (
+    NOT_PLANNED,
+    PLANNED_STRATEGIES,
+    assumptions,
+    estimate_memory,
+    make_plan,
+    setting_of,
+)
 from heterotune.planning.setting import Setting
 
 GIB = 1 << 30
@@ -186,6 +193,17 @@ def test_the_command_prints_json_with_stable_keys(run_yaml) -> None:
 def test_the_command_ends_with_1_where_a_run_does_not_fit(run_yaml) -> None:
     done = heterotune("plan", run_yaml, "--host-memory", "100MiB")
     assert done.exit_code == 1 and "does not fit, because the host memory of a node" in " ".join(done.output.split())
+
+
+def test_the_rows_that_are_assumed_are_those_that_the_run_file_names() -> None:
+    drawn = {"source": "embedded:stdlib", "heldout": "pool", "partition": {"by": "drawn", "rows_per_client": 7}}
+    said = {
+        "10 (data.max_rows_per_client)": run_values(),
+        "7 (data.partition.rows_per_client)": run_values(data=drawn),
+        "100": run_values(data={"source": "embedded:stdlib"}),
+    }
+    for rows, values in said.items():
+        assert f"every client has {rows} training rows" in assumptions(make_plan(setting(values)))[0]
 
 
 def test_problems_of_run_file_and_machines_are_told_together(run_yaml) -> None:
