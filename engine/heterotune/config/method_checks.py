@@ -21,12 +21,17 @@ _NEW_COORDINATES = ("flora", "flexlora", "fedrolex")
 _WINDOWED = ("hetlora", "heterofl", "fedrolex")
 
 
-def _wire_fits(strategy: str, compare_with: tuple[str, ...], collective: CollectiveConfig) -> list[str]:
+def _wire_fits(
+    strategy: str, compare_with: tuple[str, ...], heterotune: HeterotuneOptions, collective: CollectiveConfig
+) -> list[str]:
     """What a wire remembers, or does to neighbours, must fit what a tensor's elements mean."""
     problems, methods = [], (strategy, *compare_with)
     for name in methods:
-        if name in _NEW_COORDINATES and collective.wire == "topk":
-            text = f"{name} gives a client's elements a new meaning every round, so what topk still owes is lost"
+        when = "every round" if name in _NEW_COORDINATES else None
+        if name == "heterotune" and heterotune.moves_maps:
+            when = f"where its head is aligned anew (realign_every = {heterotune.realign_every})"
+        if when and collective.wire == "topk":
+            text = f"{name} gives a client's elements a new meaning {when}, so what topk still owes is lost"
             problems.append(f"collective.wire = topk: strategy {text}. Set wire: fp32, bf16 or int8.")
         if name in _WINDOWED and collective.picked_wire_down == "int8":
             text = f"strategy {name} gives model types different parts of a tensor, which int8 would round differently"
@@ -135,5 +140,5 @@ METHOD_CHECKS = (
         _single_updates_are_seen,
         ("strategy", "compare_with", "heterotune", "aggregate", "privacy", "secure_aggregation"),
     ),
-    (_wire_fits, ("strategy", "compare_with", "collective")),
+    (_wire_fits, ("strategy", "compare_with", "heterotune", "collective")),
 )

@@ -147,6 +147,11 @@ class HeterotuneOptions(Section):
         """Return whether the head branch is aligned anew after a round: also the last, which a run can go on from."""
         return bool(self.realign_every) and round_number % self.realign_every == 0
 
+    @property
+    def moves_maps(self) -> bool:
+        """Whether the elements of the head branch's core mean something else after some rounds."""
+        return bool(self.realign_every and self.head_rank)
+
     def distills(self, round_number: int) -> bool:
         """Return whether head branches learn from one another after a round."""
         return bool(self.distill_every) and round_number % self.distill_every == 0

@@ -20,6 +20,14 @@ def test_what_topk_owes_must_mean_the_same_next_round(run, name):
     assert parse_run({**run, "compare_with": [name], "collective": {"wire": "int8"}})
 
 
+def test_what_topk_owes_must_be_in_the_coordinates_of_the_next_round(run):
+    told = r"strategy heterotune gives a client's elements a new meaning where .* \(realign_every = 2\), so what topk"
+    topk = {**run, "collective": {"wire": "topk"}}
+    with pytest.raises(ConfigError, match=told):
+        parse_run({**topk, "heterotune": {"realign_every": 2}})
+    assert parse_run({**topk, "heterotune": {"realign_every": 2, "head_rank": 0}})
+
+
 @pytest.mark.parametrize("name", ["hetlora", "heterofl", "fedrolex"])
 def test_parts_of_a_tensor_arrive_alike_in_all_model_types(run, name):
     told = f"collective.wire_down = int8: strategy {name} gives model types different parts of a tensor"
