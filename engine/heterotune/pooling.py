@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from heterotune.data.rows import Rows
 from heterotune.federation import Federation
 from heterotune.fleet.clients import Client, Population
+
+
+@dataclass(frozen=True, eq=False)
+class PooledRows:
+    """The rows of the clients of `pool_clients`: of `ClientRows` what training asks for.
+
+    Attributes:
+        of_client: By their ids.
+    """
+
+    of_client: Mapping[int, Rows]
+
+    def __getitem__(self, client_id: int) -> Rows:
+        return self.of_client[client_id]
+
+    def held(self) -> tuple[Rows, ...]:
+        """Return the rows of all of them."""
+        return tuple(self.of_client.values())
 
 
 def pool_clients(population: Population) -> dict[int, Client]:
@@ -24,7 +43,7 @@ def pool_data(federation: Federation) -> Federation:
     population, rows_of = federation.population, federation.data.train
     pooled = pool_clients(population).items()
     train = {client.client_id: rows_of.pooled(population.ids_of(place)) for place, client in pooled}
-    return replace(federation, data=replace(federation.data, train=train))
+    return replace(federation, data=replace(federation.data, train=PooledRows(train)))
 
 
 def pool_cohort(

@@ -48,4 +48,5 @@ def test_it_has_the_rows_of_all_of_its_type():
     assert pooled[0].input_ids[:, 0].tolist() == [0, 0, 0, 2, 2]
     assert pooled[3].input_ids[:, 0].tolist() == [3, 3, 3, 3, 4]
     assert pooled[3].targets[:, 0].tolist() == [4, 4, 4, 4, 5]
-    assert pooled.keys() == {0, 3} and len(train[0]) == 3
+    assert pooled.of_client.keys() == {0, 3} and len(train[0]) == 3
+    assert [len(each) for each in pooled.held()] == [5, 5], "what label priors are told from"
