@@ -97,9 +97,12 @@ def results(run: Path, method: str) -> dict[str, object]:
 
 @pytest.mark.timeout(600)
 def test_two_ranks_then_four_in_a_resumed_run_come_to_the_bits_of_one(work, on_one_rank, kept_by_clients):
-    """Round 1 on two ranks, round 2 after a resume on four: one job fewer than each by itself, and as strict."""
-    work("more", 2, "--set", "rounds=1")
-    resumed = work("more", 4, "--resume")
+    """Round 1 on two ranks, round 2 after a resume on four: one job fewer than each by itself, and as strict.
+
+    The ranks of both jobs are dedicated to a model type each, and that of the one rank holds both.
+    """
+    work("more", 2, "--set", "rounds=1", "--set", "placement=dedicated")
+    resumed = work("more", 4, "--resume", "--set", "placement=dedicated")
     for method in METHODS:
         found, wanted = results(resumed, method), results(on_one_rank, method)
         assert all(found[name] == wanted[name] for name in wanted), method
