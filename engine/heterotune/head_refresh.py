@@ -62,7 +62,8 @@ def refresh_head(
         if is_root:
             cores = _reexpressed(cores, core_keys, states, frames, going_on)
     if distill:
-        embeddings = [output_embedding(federation, place) for place in range(len(frames))]
+        tokens = frames[0].basis_QV.argmax(dim=1).cpu()  # a row of Q is one token of the labels
+        embeddings = [output_embedding(federation, place, tokens) for place in range(len(frames))]
         if is_root:
             cores, agreements = _distilled(cores, core_keys, states, going_on, embeddings)
             entry = {"name": "distill/agreement", "unit": "share"}
@@ -102,11 +103,13 @@ def _distilled(
     frames: Sequence[HeadFrame],
     embeddings: Sequence[Tensor],
 ) -> tuple[dict[str, Tensor], list[float]]:
-    """Return cores that bring every type's answers closest to the mean of all types', and how many agreed before."""
+    """Return cores that bring every type's answers closest to the mean of all types', and how many agreed before.
+
+    Embeddings are of the labels' tokens, in the order of the branch's outputs.
+    """
     inside = [coordinates(x, frame) for x, frame in zip(states, frames, strict=True)]
-    tokens = frames[0].basis_QV.argmax(dim=1).cpu()
     answers = [
-        centred(x.double() @ embedding[tokens].double().T + c @ cores[key])
+        centred(x.double() @ embedding.double().T + c @ cores[key])
         for x, embedding, c, key in zip(states, embeddings, inside, keys, strict=True)
     ]
     wanted = common_answer(answers)
