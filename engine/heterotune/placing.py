@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 
@@ -38,7 +39,8 @@ def place_fleet(config: RunConfig, model_types: tuple[ModelType, ...], channel: 
         config = config.model_copy(update={"placement": kind})
     if config.placement == "spread":
         return config, spread(len(model_types), channel.num_ranks)
-    return config, dedicate(setting.work_of_type, nodes, whole_nodes=setting.deals_nodes)
+    work = json.loads(channel.broadcast_bytes(json.dumps(setting.work_of_type).encode()))  # GPUs may differ, too
+    return config, dedicate(work, nodes, whole_nodes=setting.deals_nodes)
 
 
 def setting_of_job(config: RunConfig, model_types: tuple[ModelType, ...], nodes: tuple[str, ...]) -> Setting:

@@ -11,15 +11,13 @@ import tracemalloc
 from pathlib import Path
 
 import torch
+from wire_codecs import load
 
-from heterotune import preflight
 from heterotune.client_segments import latest_states
 from heterotune.collective.channel import Channel
 from heterotune.collective.opening import open_channel
-from heterotune.config.load import load_run
 from heterotune.data.drawn_rows import DrawnRows
 from heterotune.data.overview import overview
-from heterotune.federation import Federation, load_backbones
 from heterotune.fleet import clients as clients_module
 from heterotune.journal import Journal
 from heterotune.run_folder import RunFolder
@@ -46,19 +44,9 @@ def count() -> None:
 
 def run(run_file: Path, num_clients: int, channel: Channel, folder: Path) -> dict[str, object]:
     """Run two rounds of a fleet; returns what was made in the second, and what came out."""
-    checked, device = preflight.check(load_run(run_file, [f"fleet.0.clients={num_clients}"])), torch.device("cpu")
-    listed = len(overview(checked.data, ["tiny"] * num_clients)["clients"])
-    config, names = checked.config, [model_type.name for model_type in checked.model_types]
-    federation = Federation(
-        config=config,
-        channel=channel,
-        model_types=checked.model_types,
-        population=checked.population,
-        data=checked.data,
-        public=None,
-        backbones=load_backbones(checked.model_types, config, channel, device, folder),
-        device=device,
-    )
+    federation = load(run_file, channel, folder, [f"fleet.0.clients={num_clients}"])
+    config, names = federation.config, [model_type.name for model_type in federation.model_types]
+    listed = len(overview(federation.data, ["tiny"] * num_clients)["clients"])
     journal = Journal(RunFolder.open(folder), channel, names, config.strategy, config.rounds)
     simulation = Simulation(federation, make_strategy(config.strategy, config), journal)
     simulation.chunk_clients = {0: config.chunk.clients}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,9 +28,9 @@ from heterotune.strategies import make_strategy
 WIRES = (("fp32", "auto"), ("bf16", "auto"), ("int8", "fp32"), ("topk", "int8"))
 
 
-def load(run_file: Path, channel: Channel, scratch: Path) -> Federation:
+def load(run_file: Path, channel: Channel, scratch: Path, overrides: Sequence[str] = ()) -> Federation:
     """Load what all codecs share."""
-    checked, device = preflight.check(load_run(run_file)), torch.device("cpu")
+    checked, device = preflight.check(load_run(run_file, overrides)), torch.device("cpu")
     placement = spread(len(checked.model_types), channel.num_ranks)
     return Federation(
         config=checked.config,
