@@ -30,6 +30,7 @@ from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.model_checks import has_head, model_problems, tokenizer_problems
 from heterotune.planning.device_memory import device_fits, device_problems
+from heterotune.virtual_time.dispatch import dispatch_of
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,10 @@ def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) ->
 
 
 def with_known_windows(config: RunConfig, population: Population, hours: DeviceHours | None = None) -> RunConfig:
-    """Return the run with the digest of its trace of availability, after a check that round 1 finds its cohort.
+    """Return the run with the digest of its trace of availability, after a check that round 1 finds whom it sends out.
 
-    If that round does, every round does, for availability repeats. `hours` are those of devices, where these count.
+    If that round does, every round does, for availability repeats and no later one sends out more. `hours` are those of
+    devices, where these count.
 
     Raises:
         ConfigError: If a trace cannot be read or does not fit.
@@ -181,7 +183,7 @@ def with_known_windows(config: RunConfig, population: Population, hours: DeviceH
     section = config.availability
     if not section.is_limited:
         return config
-    selection.draw(1)
+    selection.draw(1, counts=dispatch_of(population, config.cohort, config.clock, ()).counts)
     if section.trace is not None:
         section = section.model_copy(update={"trace_sha256": windows_sha256(section.trace)})
     return config.model_copy(update={"availability": section})

@@ -63,6 +63,19 @@ def test_a_round_that_never_finds_its_cohort_is_refused() -> None:
     assert with_known_windows(config(), CLIENTS) == config()
 
 
+def test_it_is_those_a_clock_sends_out_who_must_be_there() -> None:
+    profile = {"flops_per_second": 1e9, "memory_gib": 4.0, "down_mbit_per_second": 1.0, "up_mbit_per_second": 1.0}
+    given = {
+        "devices": {"profiles": {"pc": profile}, "assign": {"small": "pc", "large": "pc"}},
+        "availability": {"model": "diurnal", "share": 0.5, "start_spread": 1.0},
+    }
+    few = config(**given, clock={"mode": "buffered", "concurrency": 2, "buffer": 1})
+    assert with_known_windows(few, CLIENTS) == few
+    many = config(**given, clock={"mode": "over_selection", "over_select": 6.0}, cohort={"clients": 2})
+    with pytest.raises(TooFewAvailable, match="of the 5 clients of model type 0 that a round needs"):
+        with_known_windows(many, CLIENTS)
+
+
 def test_a_run_goes_on_with_the_trace_it_began_with(tmp_path) -> None:
     file = tmp_path / "windows.csv"
     file.write_text("class,start_seconds,end_seconds\nphone,0,50\n")
