@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -59,10 +60,14 @@ class Trace:
         is_endless = goes_on & (self.ends[first] == self.period_seconds)
         return np.where(is_endless, np.inf, seconds - phase + ends)
 
+    @cached_property
+    def _begun(self) -> np.ndarray:
+        """Owner of each window, and its start as a share of the period: rising. Made once, 8 bytes a window."""
+        return self.owners + self.starts / self.period_seconds
+
     def _place(self, owners: np.ndarray, phase: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the last window that begins before a time of the period, and whether it is open then."""
-        begun = self.owners + self.starts / self.period_seconds
-        places = np.searchsorted(begun, owners + phase / self.period_seconds, side="right") - 1
+        places = np.searchsorted(self._begun, owners + phase / self.period_seconds, side="right") - 1
         is_inside = (places >= 0) & (self.owners[places] == owners) & (phase < self.ends[places])
         return places, is_inside
 
