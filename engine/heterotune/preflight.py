@@ -25,7 +25,7 @@ from heterotune.fleet.clients import Population, cohort_counts, draws_of_types, 
 from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.device_hours import DeviceHours, device_hours, hours_problems
 from heterotune.fleet.device_trace import devices_sha256
-from heterotune.fleet.devices import make_devices
+from heterotune.fleet.devices import Devices, make_devices
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.model_checks import has_head, model_problems, tokenizer_problems
@@ -152,8 +152,8 @@ def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) ->
     """Return the run with its devices' profiles in it and the digest of their trace, after a check that models fit.
 
     Raises:
-        ConfigError: If a file of them is missing or wrong, a device is too small for its model type, or hours are given
-            that do not count, or none that could.
+        ConfigError: If a file of them is missing or wrong, a device is too small for its model type, hours are given
+            that do not count, or none that could, or clients that send masked updates may be lost on their way.
     """
     devices = make_devices(config, model_types)
     if devices is None:
@@ -164,9 +164,26 @@ def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) ->
     if section.trace is not None:
         section = section.model_copy(update={"trace_sha256": devices_sha256(section.trace)})
     config = config.model_copy(update={"devices": section})
-    if problems := hours_problems(config):
+    if problems := hours_problems(config) + masks_problems(config, devices):
         raise ConfigError(problems)
     return config
+
+
+def masks_problems(config: RunConfig, devices: Devices) -> list[str]:
+    """Return why masks do not go with a virtual clock under which a client may be lost while it sends.
+
+    Its update is held back until it is known whether it arrives, and gets its mask then: too late to take time.
+    """
+    if not (config.clock.is_on and config.secure_aggregation.enabled):
+        return []
+    text = f"secure_aggregation under clock.mode = {config.clock.mode} needs clients that are not lost on their way"
+    problems = []
+    if devices.have_batteries:
+        problems.append(f"{text}, and devices have battery_wh. Set it to null, or switch secure_aggregation off.")
+    if config.availability.is_limited:
+        limit = f"availability.model = {config.availability.model}"
+        problems.append(f"{text}, and {limit}. Set always, or switch secure_aggregation off.")
+    return problems
 
 
 def with_known_windows(config: RunConfig, population: Population, hours: DeviceHours | None = None) -> RunConfig:

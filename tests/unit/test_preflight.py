@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from heterotune.config.availability_options import AvailabilityOptions
 from heterotune.config.fault_options import Byzantine, MisbehaviourOptions
 from heterotune.config.load import parse_run
 from heterotune.config.schema import RunConfig
@@ -134,6 +135,24 @@ def test_devices_are_written_into_the_run(tmp_path: Path) -> None:
     (tmp_path / "trace.csv").write_text("profile,memory_gib\n" + "phone,0.001\n" * 12)
     with pytest.raises(ConfigError, match="devices: phone has 1.02 MiB, and a client of small needs"):
         with_known_devices(traced, model_types)
+
+
+def test_who_sends_masked_updates_is_not_lost_on_the_way() -> None:
+    profile = {"flops_per_second": 1e9, "memory_gib": 4.0, "down_mbit_per_second": 1.0, "up_mbit_per_second": 1.0}
+
+    def masked(**changes: object) -> RunConfig:
+        devices = {"profiles": {"pc": {**profile, **changes}}, "assign": {"small": "pc", "large": "pc"}}
+        return config(devices=devices, clock={"mode": "synchronous"}, secure_aggregation={"enabled": True})
+
+    model_types, fits, drained = read_model_types(config().fleet), masked(), masked(battery_wh=10.0)
+    assert with_known_devices(fits, model_types) == fits
+    with pytest.raises(ConfigError, match="not lost on their way, and devices have battery_wh. Set it to null, or"):
+        with_known_devices(drained, model_types)
+    away = fits.model_copy(update={"availability": AvailabilityOptions(model="diurnal")})
+    with pytest.raises(ConfigError, match="not lost on their way, and availability.model = diurnal. Set always, or"):
+        with_known_devices(away, model_types)
+    unmasked = {"secure_aggregation": drained.secure_aggregation.model_copy(update={"enabled": False})}
+    with_known_devices(drained.model_copy(update=unmasked), model_types)
 
 
 def test_hours_of_devices_count_from_round_one() -> None:

@@ -115,6 +115,14 @@ class Devices:
             return _device(*self._source.row(client_id))
         return self._source[model_type].of(self._run_seed, client_id)
 
+    @property
+    def have_batteries(self) -> bool:
+        """Whether some client's device has, or may draw, a battery that gets empty."""
+        if isinstance(self._source, DeviceTrace):
+            named = any(profile.battery_wh is not None for _, profile in self._source.profiles)
+            return named or "battery_wh" in self._source.columns
+        return any(each.battery_joules is not None for drawn in self._source.values() for each in drawn.profiles)
+
     def profiles(self, model_type: int) -> tuple[Device, ...]:
         """Return the profiles that a model type's clients have or may draw, without what is a client's own."""
         if isinstance(self._source, DeviceTrace):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.adapters.training_flops import training_cost
-from heterotune.config.device_file import with_profiles
 from heterotune.federation import Federation
 from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.devices import make_devices
@@ -37,8 +36,6 @@ def make_round_clock(
         for model_type, layout in zip(federation.model_types, layouts, strict=True)
     ]
     meter = ClientMeter(costs, federation.data.train, config.local, run_seed=config.seed)
-    profiles = with_profiles(config.devices).profiles.values()
-    batteries = config.devices.trace is not None or any(profile.battery_wh is not None for profile in profiles)
     leaves_after = selection.leaves_after if config.availability.is_limited else None
-    clock = VirtualClock(config.clock, devices.of, leaves_after, batteries=batteries)
+    clock = VirtualClock(config.clock, devices.of, leaves_after, batteries=devices.have_batteries)
     return RoundClock(config, population, journal, selection, clock, meter)

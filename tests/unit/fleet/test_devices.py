@@ -47,6 +47,15 @@ def test_a_profile_in_the_engines_units():
     assert device == Device("phone", 1e11, 2 << 30, 1e7, 1e6, battery_joules=3600.0, dtype="fp16")
 
 
+def test_it_is_known_whether_a_battery_may_get_empty(tmp_path):
+    assert devices_of(assign={"small": {"phone": 0.1, "laptop": 0.9}, "large": "laptop"}).have_batteries
+    assert not devices_of(assign={"small": "laptop", "large": "laptop"}).have_batteries
+    (tmp_path / "plain.csv").write_text(ALL_COLUMNS + "1e9,4,10,5\n" * 4)
+    (tmp_path / "drained.csv").write_text(f"battery_wh,{ALL_COLUMNS}" + "2,1e9,4,10,5\n" * 4)
+    assert not devices_of(profiles={}, trace=str(tmp_path / "plain.csv")).have_batteries
+    assert devices_of(profiles={}, trace=str(tmp_path / "drained.csv")).have_batteries
+
+
 def test_a_mixture_is_drawn_by_client_whatever_the_order():
     assign = {"small": {"phone": 0.75, "laptop": 0.25}, "large": "laptop"}
     devices, again, other = devices_of(assign=assign), devices_of(assign=assign), devices_of(seed=1, assign=assign)
