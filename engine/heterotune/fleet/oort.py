@@ -21,6 +21,8 @@ from heterotune.fleet.weighted_draw import pick_by_weight
 
 _LEAST_RANGE = 1e-4
 """Utilities that are all the same have no range to divide by."""
+_LEAST_WORTH = 1e-300
+"""Of who is worth nothing, but admitted if nobody else is there; a waiting time over it is still finite."""
 
 
 def num_exploited(count: int, options: OortOptions, round_number: int) -> int:
@@ -94,5 +96,4 @@ def exploit(worth: np.ndarray, count: int, options: OortOptions, draw: np.random
         return np.empty(0, dtype=np.int64)
     last_admitted = np.sort(worth)[::-1][count - 1]
     admitted = np.flatnonzero(worth >= options.cut_off * last_admitted)
-    least = np.finfo(np.float64).tiny  # worth nothing, but admitted if nobody else is there
-    return admitted[pick_by_weight(np.maximum(worth[admitted], least), count, draw)]
+    return admitted[pick_by_weight(np.maximum(worth[admitted], _LEAST_WORTH), count, draw)]

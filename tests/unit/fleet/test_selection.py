@@ -11,11 +11,19 @@ from heterotune.errors import TooFewAvailable
 from heterotune.fleet.availability import Always, Diurnal
 from heterotune.fleet.client_records import REPORT, ClientRecords
 from heterotune.fleet.clients import make_population, sample_cohort
+from heterotune.fleet.oort import exploit
 from heterotune.fleet.selection import draw_cohort, draw_when_available
 
 ROWS = [5, 1, 0, 8, 2, 2, 9, 4, 30, 1, 7, 7]
 FLEET = make_population([8, 4], ROWS)  # client 2 has no rows
 NIGHT = Diurnal(np.array([0.0, 50.0] * 6), 50.0, 100.0)  # even ids in the first half of a period, odd ones later
+
+
+def test_clients_that_are_worth_nothing_are_drawn_alike():
+    with np.errstate(over="raise"):
+        drawn = [exploit(np.zeros(50), 10, CohortConfig().oort, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(len(set(places.tolist())) == 10 for places in drawn)
+    assert set(np.concatenate(drawn).tolist()) == set(range(50))
 
 
 def ids(cohort: CohortConfig, *, fleet=FLEET, records=None, availability=None, seconds=0.0, seed=1, number=4, **more):
