@@ -77,6 +77,14 @@ def _privacy_knows_who_is_drawn(clock: ClockOptions, privacy: PrivacyOptions) ->
     return [f"{text}, and clock.mode = {way} is not. Set mode: synchronous, or late: drop, or mechanism: none."]
 
 
+def _lost_clients_change_nothing(clock: ClockOptions, strategy: str, compare_with: tuple[str, ...]) -> list[str]:
+    """Where updates are dropped by design, round after round, what their clients keep must not count on them."""
+    if clock.mode not in ("deadline", "over_selection") or "scaffold" not in (strategy, *compare_with):
+        return []
+    text = f"clock.mode = {clock.mode} drops updates, and strategy scaffold keeps the variates of clients whose updates"
+    return [f"{text} were dropped, so that the server's is not their mean. Set mode: synchronous, or leave one out."]
+
+
 def _stale_updates_mean_something(
     clock: ClockOptions,
     strategy: str,
@@ -126,6 +134,7 @@ CLOCK_CHECKS = (
     (_concurrency_fits, ("clock", "fleet")),
     (_nothing_secret_is_late, ("clock", "secure_aggregation")),
     (_privacy_knows_who_is_drawn, ("clock", "privacy")),
+    (_lost_clients_change_nothing, ("clock", "strategy", "compare_with")),
     (_stale_updates_mean_something, ("clock", "strategy", "compare_with", "heterotune", "aggregate")),
     (_cohort_is_given_once, ("clock", "cohort")),
     (_a_step_has_enough, ("clock", "cohort")),

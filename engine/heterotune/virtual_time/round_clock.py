@@ -56,7 +56,7 @@ class RoundClock:
     def draw(self, round_number: int) -> tuple[Client, ...]:
         """Draw the clients that a round sends out; the same on every rank.
 
-        Time passes while too few are available, but not under buffered while others are still on their way.
+        Time passes while too few are available, but not while others are on their way whose updates will count.
         """
         if self._clock is None:
             return self._selection.draw(round_number)
@@ -67,7 +67,7 @@ class RoundClock:
             seconds=self._clock.seconds,
             counts=self._dispatch.counts,
             busy=self._dispatch.busy,
-            waits=not (away and self._config.clock.mode == "buffered"),
+            waits=not (away and self._config.clock.takes_stale),
         )
         self._clock.wait_until(self._selection.drawn_seconds)
         return clients

@@ -71,6 +71,7 @@ def test_a_mode_has_what_it_needs_and_nothing_else(given, told):
             "with late = accept takes updates of older rounds, and strategy sc",
         ),
         ({"clock": BUFFERED, "strategy": "fedrolex"}, "strategy fedrolex lets the window that clients train roll"),
+        ({"clock": OVER, "compare_with": ["scaffold"]}, "over_selection drops updates, and strategy scaffold keeps"),
         ({"clock": BUFFERED, "strategy": "fedproto"}, "strategy fedproto replaces each class's mean feature"),
         ({"clock": BUFFERED, "heterotune": {"realign_every": 2}}, "strategy heterotune aligns its head anew .realign_"),
         ({"clock": BUFFERED, "aggregate": {"rule": "median"}}, "and aggregate.rule = median has no weights."),
@@ -89,7 +90,7 @@ def test_what_a_mode_excludes(run, sections, told):
     [
         {"clock": {"mode": "synchronous"}, "secure_aggregation": {"enabled": True}},
         {"clock": {**ACCEPT, "late": "drop"}, "privacy": NOISE},
-        {"clock": OVER, "aggregate": {"rule": "median"}, "compare_with": ["scaffold"]},
+        {"clock": OVER, "aggregate": {"rule": "median"}, "compare_with": ["fedprox"]},
         {"clock": BUFFERED, "heterotune": {"realign_every": 2, "head_rank": 0}},
         {"clock": OVER, "heterotune": {"realign_every": 2}},
         {"clock": BUFFERED, "strategy": "fedadam", "aggregate": {"rule": "norm_clipping", "max_norm": 1.0}},

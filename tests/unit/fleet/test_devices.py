@@ -144,7 +144,7 @@ def test_a_trace_that_is_missing_or_another_one_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no .csv file is there"):
         devices_of(trace=str(tmp_path / "none.csv"))
     os.mkfifo(tmp_path / "pipe.csv")
-    with pytest.raises(ConfigError, match=r"cannot be read \(no .csv file is there\). Check the path."):
+    with pytest.raises(ConfigError, match="no .csv file is there"):
         devices_of(trace=str(tmp_path / "pipe.csv"))
     with pytest.raises(ConfigError, match="Bring that file back, or drop trace_sha256"):
         trace_of(tmp_path, "profile\n", trace_sha256="ab" * 32)
