@@ -67,11 +67,7 @@ def align_heads(federation: Federation, head: HeadBranch) -> tuple[list[HeadFram
     """
     places = range(len(federation.model_types))
     states = [public_states(federation, place) for place in places]
-    embeddings = [output_embedding(federation, place) for place in places]
-    if federation.channel.mpi_rank == ROOT:
-        basis_QV = _output_basis(embeddings, head, federation.label_tokens)
-    else:
-        basis_QV = torch.zeros(head.basis_rank, federation.model_types[0].vocab_size)
+    basis_QV = _output_basis(federation, head)
     aligned = align_states(federation, states, head.head_rank)
     return frames_of(federation, aligned, from_root(basis_QV, federation.channel)), aligned.correlation
 
@@ -98,10 +94,14 @@ def frames_of(federation: Federation, aligned: Alignment, basis_QV: Tensor) -> l
     ]
 
 
-def _output_basis(embeddings: Sequence[Tensor], head: HeadBranch, label_tokens: Sequence[int]) -> Tensor:
-    """Return Q."""
-    if head.outputs == "labels":
-        return label_basis(label_tokens, embeddings[0].shape[0])
+def _output_basis(federation: Federation, head: HeadBranch) -> Tensor:
+    """Return Q; the root's counts. Every rank must call this."""
+    vocab_size = federation.model_types[0].vocab_size
+    if head.outputs == "labels":  # every rank knows the tokens: no embedding moves
+        return label_basis(federation.label_tokens, vocab_size)
+    embeddings = [output_embedding(federation, place) for place in range(len(federation.model_types))]
+    if federation.channel.mpi_rank != ROOT:
+        return torch.zeros(head.basis_rank, vocab_size)
     return vocabulary_basis(embeddings, head.basis_rank)
 
 
