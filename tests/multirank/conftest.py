@@ -59,3 +59,19 @@ def kept_by_clients() -> Callable[[Path], dict[tuple[str, str, int], bytes]]:
         return {client: state.tobytes() for client, state in states.items()}
 
     return read
+
+
+@pytest.fixture(scope="session")
+def result_of(kept_by_clients) -> Callable[[Path, tuple[str, ...]], dict[str, Any]]:
+    """Return what reads a finished run: all that must not depend on ranks or interruptions, metrics by their names."""
+
+    def read(out: Path, names: tuple[str, ...]) -> dict[str, Any]:
+        metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return {
+            "sha256": json.loads((out / "summary.json").read_text())["global_adapter_sha256"],
+            "ledger": (out / "ledger.jsonl").read_text(),
+            "metrics": [entry for entry in metrics if entry["name"].startswith(names)],
+            "clients": kept_by_clients(out),
+        }
+
+    return read

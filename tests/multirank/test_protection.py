@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from heterotune.client_segments import latest_states
-
 MODEL = "random:hidden_size=16,intermediate_size=24,num_attention_heads=2,vocab_size=2048"
 RUN = {
     "name": "protection",
@@ -55,32 +53,15 @@ def work(run_mpi, tmp_path):
 
 
 @pytest.fixture
-def result(work):
+def result(work, result_of):
     """Run a worker that must end well; returns what must not depend on ranks or interruptions."""
 
     def result(*arguments: Any, **options: Any) -> dict[str, Any]:
         ended, out = work(*arguments, **options)
         assert ended.returncode == 0, ended.output
-        return read_result(out)
+        return result_of(out, RESULTS)
 
     return result
-
-
-def read_result(out: Path) -> dict[str, Any]:
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "sha256": json.loads((out / "summary.json").read_text())["global_adapter_sha256"],
-        "ledger": (out / "ledger.jsonl").read_text(),
-        "metrics": [entry for entry in metrics if entry["name"].startswith(RESULTS)],
-        "clients": states_in(out),
-    }
-
-
-def states_in(out: Path) -> dict[tuple[str, str, int], bytes]:
-    """Return what clients keep at the end of a run."""
-    if not (out / "clients").exists():
-        return {}
-    return {client: state.tobytes() for client, state in latest_states(out / "clients").items()}
 
 
 def numbers(result: dict[str, Any], name: str) -> dict[int, Any]:
@@ -88,18 +69,23 @@ def numbers(result: dict[str, Any], name: str) -> dict[int, Any]:
     return {entry["round"]: entry["value"] for entry in result["metrics"] if entry["name"] == name}
 
 
-def resumed(work, changes: dict[str, Any], round_number: int) -> dict[str, Any]:
-    """Kill rank 1 in the middle of a round on two ranks and go on with one."""
-    killed, _ = work("killed", changes, num_ranks=2, case=(INTERRUPTED, "SIGKILL", str(round_number), "1"))
-    assert killed.returncode != 0
-    ended, out = work("killed", changes, "--resume", num_ranks=1)
-    assert ended.returncode == 0, ended.output
-    assert f"round {round_number}: " in ended.output and "chunks were finished before" in ended.output
-    return read_result(out)
+@pytest.fixture
+def resumed(work, result_of):
+    """Kill rank 1 in the middle of a round on two ranks and go on with one; returns as `result` does."""
+
+    def resumed(changes: dict[str, Any], round_number: int) -> dict[str, Any]:
+        killed, _ = work("killed", changes, num_ranks=2, case=(INTERRUPTED, "SIGKILL", str(round_number), "1"))
+        assert killed.returncode != 0
+        ended, out = work("killed", changes, "--resume", num_ranks=1)
+        assert ended.returncode == 0, ended.output
+        assert f"round {round_number}: " in ended.output and "chunks were finished before" in ended.output
+        return result_of(out, RESULTS)
+
+    return resumed
 
 
 @pytest.mark.timeout(300)
-def test_lost_late_and_faulty_clients_are_left_out_alike_on_any_ranks_and_after_a_resume(work, result):
+def test_lost_late_and_faulty_clients_are_left_out_alike_on_any_ranks_and_after_a_resume(result, resumed):
     changes = {
         "collective": {"wire": "topk", "topk_share": 0.2},
         "updates": {"max_norm_factor": 50.0},
@@ -122,7 +108,7 @@ def test_lost_late_and_faulty_clients_are_left_out_alike_on_any_ranks_and_after_
     assert len(down) == 36, "absent clients downloaded, too"
     sharded = {**changes, "collective": {**changes["collective"], "topology": "sharded"}}
     assert result("sharded", sharded, num_ranks=3) == alone
-    assert resumed(work, changes, 2) == alone
+    assert resumed(changes, 2) == alone
 
 
 @pytest.mark.timeout(200)
@@ -165,7 +151,7 @@ def test_hostile_clients_hurt_the_mean_and_not_the_median(result):
 
 
 @pytest.mark.timeout(300)
-def test_noise_is_the_same_on_any_ranks_under_masks_and_after_a_resume(work, result):
+def test_noise_is_the_same_on_any_ranks_under_masks_and_after_a_resume(result, resumed):
     pytest.importorskip("dp_accounting")
     changes = {
         "privacy": {"mechanism": "gaussian", "clip_norm": 0.2, "noise_multiplier": "auto", "target_epsilon": 40.0},
@@ -176,7 +162,7 @@ def test_noise_is_the_same_on_any_ranks_under_masks_and_after_a_resume(work, res
     assert len(spent) == 9 and spent == sorted(spent) and 38.0 < spent[-1] <= 40.0
     assert result("sharded", {**changes, "collective": {"topology": "sharded"}}, num_ranks=2) == alone
     secure = {**changes, "secure_aggregation": {"enabled": True}}
-    masked = resumed(work, secure, 2)
+    masked = resumed(secure, 2)
     assert masked["sha256"] == alone["sha256"]
     assert [entry["value"] for entry in masked["metrics"] if entry["name"] == "privacy/epsilon"] == spent
     recovered = [entry["value"] for entry in masked["metrics"] if entry["name"] == "secure_sum/recovered"]

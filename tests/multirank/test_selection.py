@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-
-from heterotune.client_segments import latest_states
 
 MODEL = "random:hidden_size=16,intermediate_size=24,num_attention_heads=2,vocab_size=2048"
 RUN = {
@@ -61,27 +58,16 @@ def work(run_mpi, tmp_path):
     return work
 
 
-def read_result(out: Path) -> dict[str, Any]:
-    """Return what must not depend on ranks or interruptions."""
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "sha256": json.loads((out / "summary.json").read_text())["global_adapter_sha256"],
-        "ledger": (out / "ledger.jsonl").read_text(),
-        "metrics": [entry for entry in metrics if entry["name"].startswith(RESULTS)],
-        "clients": {client: state.tobytes() for client, state in latest_states(out / "clients").items()},
-    }
-
-
 @pytest.mark.timeout(300)
-def test_cohorts_learn_alike_on_any_ranks_and_after_a_resume(work):
+def test_cohorts_learn_alike_on_any_ranks_and_after_a_resume(work, result_of):
     ended, out = work("alone", num_ranks=1)
     assert ended.returncode == 0, ended.output
-    alone = read_result(out)
+    alone = result_of(out, RESULTS)
     killed, _ = work("killed", num_ranks=2, case=(INTERRUPTED, "SIGKILL", "3", "1"))
     assert killed.returncode != 0
     ended, out = work("killed", "--resume", num_ranks=1)
     assert ended.returncode == 0 and "chunks were finished before" in ended.output, ended.output
-    assert read_result(out) == alone
+    assert result_of(out, RESULTS) == alone
 
     values: dict[str, list[float]] = {}
     for entry in alone["metrics"]:
