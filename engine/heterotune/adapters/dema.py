@@ -27,11 +27,12 @@ def dema_layout(options: HeterotuneOptions, model_type: ModelType, fleet: Sequen
         model_type: Whose adapter.
         fleet: All model types: "width" needs a sibling.
     """
-    targets = target_linears(options.targets)
+    targets, depth = target_linears(options.targets), model_type.num_layers
+    layers = range(depth)[0 if options.lora_layers == "all" else -options.lora_layers or depth :]
     rows = [
         row
         for branch in _branches(options, model_type, fleet)
-        for row in lora_table(model_type, targets, branch, group_prefix="dema")
+        for row in lora_table(model_type, targets, branch, group_prefix="dema", layers=layers)
     ]
     tensors = [tensor for _, tensors in rows for tensor in tensors]
     head = None

@@ -100,7 +100,7 @@ def _stale_updates_mean_something(
     for name in (strategy, *compare_with):
         needs = heterotune.needs if name == "heterotune" else METHODS[name].needs
         reason = "combines single updates that began from one state" if needs == "single updates" else None
-        if name == "heterotune" and heterotune.moves_maps:
+        if name == "heterotune" and heterotune.realign_every:
             reason = "aligns its head anew (realign_every), so that an old update is in other coordinates"
         if reason := _NOT_STALE.get(name, reason):
             problems.append(f"{way} takes updates of older rounds, and strategy {name} {reason}. Leave one out.")

@@ -28,7 +28,7 @@ def _wire_fits(
     problems, methods = [], (strategy, *compare_with)
     for name in methods:
         when = "every round" if name in _NEW_COORDINATES else None
-        if name == "heterotune" and heterotune.moves_maps:
+        if name == "heterotune" and heterotune.realign_every:
             when = f"where its head is aligned anew (realign_every = {heterotune.realign_every})"
         if when and collective.wire == "topk":
             text = f"{name} gives a client's elements a new meaning {when}, so what topk still owes is lost"

@@ -89,6 +89,8 @@ class HeterotuneOptions(Section):
     lora_scope: Literal["width", "type", "split"] = "width"
     """Who shares LoRA: "width" = siblings, by original layer; "type" = clients of one model type; "split" = half
     of the rank each."""
+    lora_layers: CountOrZero | Literal["all"] = "all"
+    """Layers with LoRA: "all", or that many of a model's last; 0 = none, so that the head branch is all there is."""
     head_rank: CountOrZero = 32
     """Rank of the head branch; 0 = no head branch."""
     head_scope: Literal["fleet", "width", "type"] = "fleet"
@@ -147,11 +149,6 @@ class HeterotuneOptions(Section):
         """Return whether the head branch is aligned anew after a round: also the last, which a run can go on from."""
         return bool(self.realign_every) and round_number % self.realign_every == 0
 
-    @property
-    def moves_maps(self) -> bool:
-        """Whether the elements of the head branch's core mean something else after some rounds."""
-        return bool(self.realign_every and self.head_rank)
-
     def distills(self, round_number: int) -> bool:
         """Return whether head branches learn from one another after a round."""
         return bool(self.distill_every) and round_number % self.distill_every == 0
@@ -162,6 +159,19 @@ class HeterotuneOptions(Section):
         if self.head_outputs == "vocabulary" and self.head_rank > self.head_basis:
             text = f"head_basis = {self.head_basis} is less than head_rank = {self.head_rank}"
             raise ValueError(f"{text}, so part of the rank could do nothing. Raise head_basis, or lower head_rank.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_branches_are_there(self) -> HeterotuneOptions:
+        """What is asked for has a branch to be done to."""
+        if self.lora_layers == 0 and not self.head_rank:
+            raise ValueError("lora_layers = 0 and head_rank = 0 leave nothing to train. Raise one of them.")
+        if self.lora_layers == 0 and self.personal_rank:
+            text = f"personal_rank = {self.personal_rank} is the rank of branches in layers, and lora_layers = 0"
+            raise ValueError(f"{text} leaves no layer to have one. Raise lora_layers, or set personal_rank: 0.")
+        if self.realign_every and not self.head_rank:
+            text = f"realign_every = {self.realign_every} aligns the head branch anew, and head_rank = 0 leaves it out"
+            raise ValueError(f"{text}. Raise head_rank, or set realign_every: 0.")
         return self
 
     @model_validator(mode="after")

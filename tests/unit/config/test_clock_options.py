@@ -91,7 +91,6 @@ def test_what_a_mode_excludes(run, sections, told):
         {"clock": {"mode": "synchronous"}, "secure_aggregation": {"enabled": True}},
         {"clock": {**ACCEPT, "late": "drop"}, "privacy": NOISE},
         {"clock": OVER, "aggregate": {"rule": "median"}, "compare_with": ["fedprox"]},
-        {"clock": BUFFERED, "heterotune": {"realign_every": 2, "head_rank": 0}},
         {"clock": OVER, "heterotune": {"realign_every": 2}},
         {"clock": BUFFERED, "strategy": "fedadam", "aggregate": {"rule": "norm_clipping", "max_norm": 1.0}},
     ],

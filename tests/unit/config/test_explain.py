@@ -75,6 +75,16 @@ CASES = [
         "heterotune.head_basis=8",
         "heterotune: head_basis = 8 is less than head_rank = 32, so part of the rank could do ",
     ),
+    (
+        "heterotune={lora_layers: 0, head_rank: 0}",
+        "heterotune: lora_layers = 0 and head_rank = 0 leave nothing to train",
+    ),
+    (
+        "heterotune={lora_layers: 0, personal_rank: 2}",
+        "heterotune: personal_rank = 2 is the rank of branches in layers",
+    ),
+    ("heterotune={realign_every: 2, head_rank: 0}", "heterotune: realign_every = 2 aligns the head branch anew, and "),
+    ("heterotune.lora_layers=some", "heterotune.lora_layers = 'some' is not an integer. Give an integer, or 'all'."),
     ("heterotune.cmga_rescale=1", "heterotune.cmga_rescale = 1 is not true or false. Give true or false."),
     ("backbone.group=nodes", "backbone.group = 'nodes' is not a choice. Give 'world', 'node' or 'rank'."),
     ("chunk.of_type.smal=3", "chunk.of_type.smal is not in the fleet. Did you mean small?"),

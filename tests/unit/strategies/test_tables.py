@@ -111,6 +111,15 @@ def test_lora_within_types_and_no_head_is_fedavg():
     assert ours.head is None
 
 
+def test_lora_may_be_in_a_models_last_layers_only_or_nowhere():
+    two = strategy_of("heterotune", lora_layers=1).layout(TWO, FLEET)
+    assert {branch.module.split(".")[1] for branch in two.branches} == {str(TWO.num_layers - 1)}
+    assert {spec.depth_class for spec in two.tensors} == {str(TWO.original_layers[-1]), "head"}
+    deep = strategy_of("heterotune", lora_layers=99).layout(TWO, FLEET)
+    assert deep == strategy_of("heterotune").layout(TWO, FLEET)
+    assert [spec.name for spec in strategy_of("heterotune", lora_layers=0).layout(TWO, FLEET).tensors] == ["head.S"]
+
+
 def test_personal_branches_never_travel():
     large = strategy_of("heterotune", personal_rank=2).layout(LARGE, FLEET)
     personal = [spec for spec in large.tensors if spec.scope == "client"]

@@ -146,6 +146,8 @@ def test_a_chunk_of_one(backbone, model_type, local):
         {"personal_rank": 2},
         {"gates": "trained"},
         {"head_rank": 0},
+        {"lora_layers": 1},
+        {"lora_layers": 0},
         {"targets": ("q_proj", "down_proj")},
         {"activation": "silu"},
         {"activation": "silu", "personal_rank": 2, "gates": "trained"},
