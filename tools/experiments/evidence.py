@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,11 +23,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY / "tools" / "benchmarks"), str(REPOSITORY / "engine")]
 
 import evidence_tuning  # noqa: E402
-from evidence_arms import ALL_ARMS, LOCAL, NUM_TEST, SETTINGS, SHARED_RUN, TABLES, TWIN, Cell, cells_of, config_of  # noqa: E402
+from evidence_arms import ALL_ARMS, LOCAL, NUM_TEST, ROUNDS, SETTINGS, STEPS, TABLES, TWIN, Cell, cells_of, config_of  # noqa: E402
 from evidence_rows import read_found, table_rows  # noqa: E402
 from evidence_tasks import prepare  # noqa: E402
 from forked_runs import import_engine, run_forked  # noqa: E402
-from grid_cells import check_asked, is_done, open_cell  # noqa: E402
+from grid_cells import check_asked, is_done, work_of  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
 from heterotune.config.schema import RunConfig  # noqa: E402
@@ -108,19 +108,7 @@ def run_missing(configs: Mapping[Cell, RunConfig], num_jobs: int) -> None:
         how = f"{seconds:.1f} s" if code == 0 else f"exit code {code}: {cell.folder}"
         print(f"{time.perf_counter() - started:7.0f} s  {cell.name} seed {cell.seed}: {how}", flush=True)
 
-    run_forked(((cell, _run_of(cell, config)) for cell, config in left), num_jobs, tell)
-
-
-def _run_of(cell: Cell, config: RunConfig) -> Callable[[], int]:
-    """Return what a child does: the whole run, as a rank of its own."""
-
-    def work() -> int:
-        from heterotune.worker import main as run_rank
-
-        folder, goes_on = open_cell(cell, config)
-        return run_rank([str(folder.config_path), "--run-dir", str(folder.path), *(["--resume"] if goes_on else [])])
-
-    return work
+    run_forked(((cell, work_of(cell, config)) for cell, config in left), num_jobs, tell)
 
 
 def write(options: argparse.Namespace, found: Mapping, rates: Mapping[str, float]) -> None:
@@ -128,7 +116,7 @@ def write(options: argparse.Namespace, found: Mapping, rates: Mapping[str, float
     from tables import write_table
 
     rows = table_rows(found)
-    facts = [f"learning rates: {json.dumps(rates)}; local: {json.dumps(dict(LOCAL))}; rounds: {SHARED_RUN['rounds']}"]
+    facts = [f"learning rates: {json.dumps(rates)}; local: {json.dumps(dict(LOCAL))}; {ROUNDS} rounds of {STEPS} steps"]
     write_table(options.results / f"evidence_{options.table}.csv", rows, [*facts, *NOTES])
     for row in rows:
         kind = f"{row['task']} {row['setting']} {row['fleet']}"

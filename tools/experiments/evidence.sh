@@ -9,15 +9,9 @@ fi
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export OMP_NUM_THREADS=1
 python="${PYTHON:-$here/../../.venv/bin/python}"
-run() { "$python" "$here/evidence.py" --data "$1" --family "$2" --out "$3" --jobs "$4" "${@:5}"; }
-where=("$1" "$2" "$3" "${4:-2}")
-core=(--arms within_type heterotune fedavg_lora)
+where=(--data "$1" --family "$2" --out "$3" --jobs "${4:-2}")
+run() { "$python" "$here/evidence.py" "${where[@]}" "$@"; }
 
-for seeds in "1" "1 2 3" "1 2 3 4 5"; do
-  for table in siblings scarce skew main; do
-    # shellcheck disable=SC2086
-    run "${where[@]}" --table "$table" --seeds $seeds "${core[@]}"
-  done
-done
-for table in forms ablation; do run "${where[@]}" --table "$table" --seeds 1 2 3; done
-for table in siblings scarce skew main single forms ablation other; do run "${where[@]}" --table "$table"; done
+for table in siblings scarce skew main; do run --table "$table" --arms within_type heterotune fedavg_lora shared; done
+for table in siblings scarce skew main single forms other; do run --table "$table"; done
+for table in cmga ablation rounds; do run --table "$table" --seeds 1 2 3; done

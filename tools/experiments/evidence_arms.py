@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from evidence_tasks import PUBLIC, PUBLIC_OTHER, TASKS, PreparedTask
+from grid_cells import SeedCell
 
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.load import parse_run
@@ -22,18 +23,16 @@ from heterotune.config.schema import RunConfig
 from heterotune.fleet.model_types import read_model_types
 
 CLIENTS_OF_TYPE = 3
-NUM_TEST = 400
+NUM_TEST = 1000
 LABELS_WITHHELD = 3
-ROUNDS = 20  # of few steps: with fewer and longer ones, clients drift apart and sharing LoRA gains nothing
+ROUNDS, STEPS = 20, 8  # table "rounds" has other ones
 SHARED_RUN: Mapping[str, Any] = {
-    "rounds": ROUNDS,
     "threads_per_rank": 1,
     "bind_cores": "never",
     "backbone": {"ds_config": "none"},
     "chunk": {"clients": CLIENTS_OF_TYPE},
     "checkpoint": {"every_rounds": 0, "keep": 1, "keep_best": False, "progress_seconds": "never"},
     "evaluate": {
-        "every_rounds": ROUNDS,
         "before_first": False,
         "max_rows": NUM_TEST,
         "batch_size": 100,
@@ -41,7 +40,7 @@ SHARED_RUN: Mapping[str, Any] = {
     },
     "tensorboard": False,
 }
-LOCAL: Mapping[str, Any] = {"steps": 8, "batch_size": 8, "optimizer": "adamw", "logit_adjustment": 0.2}
+LOCAL: Mapping[str, Any] = {"batch_size": 8, "optimizer": "adamw", "logit_adjustment": 0.2}
 HEAD: Mapping[str, Any] = {"align_positions": "answer", "align_tokens": 512, "head_outputs": "labels"}
 
 FLEETS: Mapping[str, tuple[tuple[str, str | None], ...]] = {  # (model, whose sibling)
@@ -49,7 +48,24 @@ FLEETS: Mapping[str, tuple[tuple[str, str | None], ...]] = {  # (model, whose si
     "siblings": (("l", None), ("l-4", "l"), ("l-3", "l")),
     "one": (("m", None),),
 }
-SETTINGS = {"plenty": 600, "scarce": 60, "skew": 60}  # rows of a client in the mean
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much data there is and how it is learned from: rows of a client in the mean, rounds, local steps."""
+
+    rows: int
+    rounds: int = ROUNDS
+    steps: int = STEPS
+
+
+SETTINGS = {
+    "plenty": Setting(600),
+    "scarce": Setting(60),
+    "skew": Setting(60),
+    "scarce_8x8": Setting(60, rounds=8),
+    "scarce_7x24": Setting(60, rounds=7, steps=24),
+}
 
 
 @dataclass(frozen=True)
@@ -73,56 +89,78 @@ def _heterotune(**options: Any) -> Arm:
     return Arm("heterotune", options)
 
 
+ANSWERS: Mapping[str, Any] = {"head_rank": 64, "align": "gcca_shrunk", **HEAD}
+DISTILLED: Mapping[str, Any] = {**ANSWERS, "lora_scope": "width", "head_scope": "type", "distill_every": 4}
+SHARED: Mapping[str, Any] = {**HEAD, "lora_scope": "width", "head_scope": "fleet", "head_rank": 32, "align": "gcca"}
+WITHIN: Mapping[str, Any] = {"lora_scope": "type", "head_scope": "type", "distill_every": 0}
+
+
+def _distilled(**changes: Any) -> Arm:
+    """The default for label tasks, with changes."""
+    return Arm("heterotune", {**DISTILLED, **changes})
+
+
+def _shared(**changes: Any) -> Arm:
+    """One head for all model types, with changes."""
+    return Arm("heterotune", {**SHARED, **changes})
+
+
 TWIN, DEFAULT, BASELINE = "within_type", "heterotune", "fedavg_lora"
-ARMS: Mapping[str, Arm] = {
-    "local_only": Arm("fedavg_lora", alone=True),
+METHODS: Mapping[str, Arm] = {
+    TWIN: _distilled(**WITHIN),
+    DEFAULT: _distilled(),
+    "shared": _shared(),
     BASELINE: Arm("fedavg_lora"),
+    "local_only": Arm("fedavg_lora", alone=True),
     "flora": Arm("flora"),
     "flexlora": Arm("flexlora"),
     "fedproto": Arm("fedproto", alone=True),
-    TWIN: _heterotune(lora_scope="type", head_scope="type"),
-    DEFAULT: _heterotune(),
-    # One change of the default at a time.
-    "head_shared_only": _heterotune(lora_scope="type"),
-    "lora_shared_only": _heterotune(head_scope="type"),
-    "lora_split": _heterotune(lora_scope="split"),
-    "no_head": _heterotune(head_rank=0),
-    "align_none": _heterotune(align="none"),
-    "align_pca": _heterotune(align="pca"),
-    "align_procrustes": _heterotune(align="procrustes"),
-    "gates_trained": _heterotune(gates="trained"),
-    "vocabulary_outputs": _heterotune(head_outputs="vocabulary"),
-    "align_all_positions": _heterotune(align_positions="all"),
-    "head_rank_16": _heterotune(head_rank=16),
-    "head_rank_64": _heterotune(head_rank=64),
-    "silu": _heterotune(activation="silu"),
-    "cmga_none": _heterotune(cmga="none"),
 }
-FORMS = {  # of transfer between widths; LoRA stays within the type
-    "within_type_shrunk_64": _heterotune(lora_scope="type", head_scope="type", align="gcca_shrunk", head_rank=64),
-    "shrunk_64": _heterotune(lora_scope="type", align="gcca_shrunk", head_rank=64),
-    "public_other_task": Arm("heterotune", {"lora_scope": "type"}, public=PUBLIC_OTHER),
-    "realign": _heterotune(lora_scope="type", realign_every=2),
-    "distill": _heterotune(lora_scope="type", distill_every=1),
-    "distill_type": _heterotune(lora_scope="type", head_scope="type", distill_every=1),
-    "distill_type_shrunk_64": _heterotune(
-        lora_scope="type", head_scope="type", distill_every=1, align="gcca_shrunk", head_rank=64
-    ),
+CHANGES: Mapping[str, Arm] = {  # of the default, one at a time
+    "no_distillation": _distilled(distill_every=0),
+    "distill_every_1": _distilled(distill_every=1),
+    "distill_at_the_end": _distilled(distill_every=ROUNDS),
+    "public_other_task": Arm("heterotune", DISTILLED, public=PUBLIC_OTHER),
+    "no_head": _distilled(head_rank=0, distill_every=0),
+    "head_only": _distilled(lora_layers=0),
+    "last_2_layers": _distilled(lora_layers=2),
+    "align_none": _distilled(align="none"),
+    "align_pca": _distilled(align="pca"),
+    "align_procrustes": _distilled(align="procrustes"),
+    "align_gcca": _distilled(align="gcca"),
+    "head_rank_16": _distilled(head_rank=16),
+    "head_rank_32": _distilled(head_rank=32),
+    "gates_trained": _distilled(gates="trained"),
+    "silu": _distilled(activation="silu"),
 }
-CMGA_FORMS = ("none", "project", "cagrad", "mgda", "gradvac", "aligned_mtl", "cosine")
-CMGA_ARMS = {
-    f"cmga_{form}_{tasks}": _heterotune(cmga=form, cmga_tasks=tasks)
-    for form, tasks in product(CMGA_FORMS, ("types", "clients"))
-    if (form, tasks) != ("gradvac", "clients")  # it follows pairs over rounds
+CHANGES_BETWEEN_SIBLINGS: Mapping[str, Arm] = {
+    "lora_within_type": _distilled(lora_scope="type"),
+    "lora_split": _distilled(lora_scope="split"),
+    "cmga_none": _distilled(cmga="none"),
 }
-ALL_ARMS: Mapping[str, Arm] = {**ARMS, **FORMS, **CMGA_ARMS}
-MAIN = (TWIN, DEFAULT, BASELINE, "local_only", "flora", "flexlora", "fedproto")
-SIBLINGS = (*MAIN[:3], "lora_shared_only", "head_shared_only", *MAIN[3:])
-ABLATION = (TWIN, *list(ARMS)[list(ARMS).index(DEFAULT) :])
+FORMS: Mapping[str, Arm] = {  # of transfer between widths
+    "shared_within_type": _shared(**WITHIN),
+    "shared_shrunk_64": _shared(**ANSWERS),
+    "shared_realigned": _shared(realign_every=2),
+    "shared_shrunk_64_realigned": _shared(**ANSWERS, realign_every=2),
+    "shared_public_other_task": Arm("heterotune", SHARED, public=PUBLIC_OTHER),
+    "shared_vocabulary": _shared(head_outputs="vocabulary"),
+    "shared_all_positions": _shared(align_positions="all"),
+    "distilled_gcca_32": _distilled(align="gcca", head_rank=32),
+}
+CMGA: Mapping[str, Arm] = {
+    **{f"cmga_{form}": _distilled(cmga=form) for form in ("cagrad", "mgda", "gradvac", "aligned_mtl", "cosine")},
+    **{f"cmga_{form}_clients": _distilled(cmga=form, cmga_tasks="clients") for form in ("project", "mgda")},
+    "cmga_mgda_not_rescaled": _distilled(cmga="mgda", cmga_rescale=False),
+    "shared_cmga_none": _shared(cmga="none"),
+    "shared_cmga_mgda": _shared(cmga="mgda"),
+}
+ALL_ARMS: Mapping[str, Arm] = {**METHODS, **CHANGES, **CHANGES_BETWEEN_SIBLINGS, **FORMS, **CMGA}
+CORE = (TWIN, DEFAULT, BASELINE)
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(SeedCell):
     """One run of a table.
 
     Attributes:
@@ -147,31 +185,28 @@ class Cell:
         return f"{self.task}-{self.setting}-{self.fleet}-{self.arm}"
 
     @property
-    def folder(self) -> Path:
-        """Its run folder."""
-        return self.out / "runs" / self.name / f"seed-{self.seed}"
-
-    @property
-    def asked(self) -> Path:
-        """The run that it was asked for."""
-        return self.out / "asked" / f"{self.name}-seed-{self.seed}.yaml"
-
-    @property
     def num_rows(self) -> int:
         """Training rows of the whole fleet."""
-        return SETTINGS[self.setting] * CLIENTS_OF_TYPE * len(FLEETS[self.fleet])
+        return SETTINGS[self.setting].rows * CLIENTS_OF_TYPE * len(FLEETS[self.fleet])
 
 
-TABLES: Mapping[str, tuple[tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str]], ...]] = {
-    "siblings": ((("clinc150",), ("scarce", "skew", "plenty"), ("siblings",), SIBLINGS),),
-    "main": ((("clinc150",), ("plenty",), ("widths",), MAIN),),
-    "scarce": ((("clinc150",), ("scarce",), ("widths",), MAIN),),
-    "skew": ((("clinc150",), ("skew",), ("widths",), MAIN),),
+Block = tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str]]
+"""Tasks, settings, fleets and arms, each with each."""
+
+TABLES: Mapping[str, Sequence[Block]] = {
+    "siblings": ((("clinc150",), ("scarce", "skew", "plenty"), ("siblings",), (*METHODS, "lora_within_type")),),
+    "main": ((("clinc150",), ("plenty",), ("widths",), (*METHODS,)),),
+    "scarce": ((("clinc150",), ("scarce",), ("widths",), (*METHODS,)),),
+    "skew": ((("clinc150",), ("skew",), ("widths",), (*METHODS,)),),
     "single": ((("clinc150",), ("scarce", "plenty"), ("one",), (TWIN, BASELINE, "local_only")),),
-    "ablation": ((("clinc150",), ("scarce",), ("siblings", "widths"), ABLATION),),
-    "forms": ((("clinc150",), ("scarce", "skew"), ("widths",), (TWIN, DEFAULT, *FORMS)),),
-    "other": ((("banking77", "dolly"), ("scarce",), ("siblings", "widths"), (TWIN, DEFAULT, BASELINE)),),
-    "cmga": ((("clinc150",), ("skew",), ("siblings", "widths"), (TWIN, *CMGA_ARMS)),),
+    "ablation": (
+        (("clinc150",), ("scarce",), ("siblings",), (*CORE, *CHANGES_BETWEEN_SIBLINGS, *CHANGES)),
+        (("clinc150",), ("scarce",), ("widths",), (*CORE, *CHANGES)),
+    ),
+    "forms": ((("clinc150",), ("scarce", "skew"), ("widths",), (*CORE, "shared", "public_other_task", *FORMS)),),
+    "other": ((("banking77", "dolly"), ("scarce",), ("siblings", "widths"), CORE),),
+    "cmga": ((("clinc150",), ("skew",), ("siblings",), (*CORE, "shared", "cmga_none", *CMGA)),),
+    "rounds": ((("clinc150",), ("scarce", "scarce_8x8", "scarce_7x24"), ("siblings", "widths"), CORE),),
 }
 
 
@@ -209,32 +244,50 @@ def config_of(cell: Cell, task: PreparedTask, family: Path, rates: Mapping[str, 
     config = parse_run(_values(cell, arm, task, family, rates))
     if arm.strategy == "heterotune":
         return config
-    twin = parse_run(_values(cell, ALL_ARMS[TWIN], task, family, rates))
-    if arm.strategy == "fedproto":  # its adapters stay with the clients: equal LoRA, and prototypes besides
-        evaluate = config.evaluate.model_copy(update={"own_adapters": "all_rows"})
-        return config.model_copy(update={"evaluate": evaluate})
-    wanted = [layout.num_travelling for layout in _layouts(twin)]
-    if arm.alone:
-        wanted = [count for count in wanted for _ in range(CLIENTS_OF_TYPE)]
-    per_rank = [layout.num_travelling / 8 for layout in _layouts(config)]
-    ranks = [round(count / one) for count, one in zip(wanted, per_rank, strict=True)]
-    fleet = [entry.model_copy(update={"adapter_rank": rank}) for entry, rank in zip(config.fleet, ranks, strict=True)]
+    if arm.strategy == "fedproto":  # its models stay with the clients
+        config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"own_adapters": "all_rows"})})
+    return equalised(config, parse_run(_values(cell, ALL_ARMS[TWIN], task, family, rates)))
+
+
+def equalised(config: RunConfig, other: RunConfig) -> RunConfig:
+    """Return a run whose model types get the LoRA rank at which each trains about as much as the other run's do.
+
+    Args:
+        config: A run whose only ranks are those of `adapter_rank`.
+        other: A run of the same models; each may be several types of one client in the first.
+    """
+    wanted = {name: sum(count) for name, count in _trained(other).items()}
+    ranks = {}
+    for name, (in_branches, besides) in _trained(config).items():
+        per_rank = in_branches / getattr(config, config.strategy).adapter_rank
+        ranks[name] = round((wanted[model_of(name)] - besides) / per_rank)
+    fleet = [entry.model_copy(update={"adapter_rank": ranks[entry.name]}) for entry in config.fleet]
     return config.model_copy(update={"fleet": tuple(fleet)})
 
 
-def _layouts(config: RunConfig) -> list[Any]:
+def _trained(config: RunConfig) -> dict[str, tuple[int, int]]:
+    """Return model type -> elements that train in branches beside linears, and elsewhere."""
     model_types = read_model_types(config.fleet)
-    return [adapter_layout(config.strategy, config, each, model_types) for each in model_types]
+    found = {}
+    for model_type in model_types:
+        layout = adapter_layout(config.strategy, config, model_type, model_types)
+        in_branches = {name for branch in layout.branches for name in (branch.up, branch.down)}
+        sizes = {spec.name: spec.num_elements for spec in layout.tensors if spec.trains}
+        inside = sum(size for name, size in sizes.items() if name in in_branches)
+        found[model_type.name] = inside, sum(sizes.values()) - inside
+    return found
 
 
 def _values(cell: Cell, arm: Arm, task: PreparedTask, family: Path, rates: Mapping[str, float]) -> dict[str, Any]:
     """Return the values of a run file."""
-    options = dict(arm.options)
+    options, setting = dict(arm.options), SETTINGS[cell.setting]
     if arm.strategy == "heterotune":
-        options = {"head_learning_rate_scale": rates["head"], **HEAD, **options}
+        options["head_learning_rate_scale"] = rates["head"]
     return {
         **SHARED_RUN,
         "name": "evidence",
+        "rounds": setting.rounds,
+        "evaluate": {**SHARED_RUN["evaluate"], "every_rounds": setting.rounds},
         "seed": cell.seed,
         "fleet": fleet_entries(cell.fleet, family, alone=arm.alone),
         "data": {
@@ -248,7 +301,7 @@ def _values(cell: Cell, arm: Arm, task: PreparedTask, family: Path, rates: Mappi
             "max_tokens": TASKS[cell.task].max_tokens,
             "partition": partition(cell, list(task.word_of.values()), alone=arm.alone),
         },
-        "local": {**LOCAL, "learning_rate": rates["lora"]},
+        "local": {**LOCAL, "steps": setting.steps, "learning_rate": rates["lora"]},
         "strategy": arm.strategy,
         arm.strategy: options,
     }

@@ -27,10 +27,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY / "tools" / "benchmarks"), str(REPOSITORY / "engine")]
 
 import numpy as np  # noqa: E402
-from evidence_arms import HEAD  # noqa: E402
+from evidence_arms import SHARED, WITHIN  # noqa: E402
 from evidence_tasks import TASKS, label_words  # noqa: E402
 from forked_runs import import_engine, run_forked  # noqa: E402
-from grid_cells import check_asked, is_done, open_cell  # noqa: E402
+from grid_cells import SeedCell, check_asked, is_done, work_of  # noqa: E402
 from paired_differences import paired, spread  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
@@ -46,15 +46,15 @@ PAIRS = (
 )
 SWAPPED = {"opposed": PAIRS, "partly": PAIRS[:2], "dominated": ()}
 RARE = ("credit_cards", "meta", "travel", "utility")
-ROWS_OF_CLIENT, TEST_ROWS, PUBLIC_ROWS = {"opposed": 120, "partly": 120, "dominated": 60}, 200, 1000
+ROWS_OF_CLIENT, TEST_ROWS = {"opposed": 120, "partly": 120, "dominated": 60}, 200
 CLIENTS = {"opposed": (3, 1), "partly": (3, 1), "dominated": (8, 2)}  # of l and l-3
-ROUNDS = {"opposed": 18, "partly": 18, "dominated": 8}  # opposed updates conflict once the form of answers is learned
+ROUNDS = {"opposed": 18, "partly": 18, "dominated": 16}  # opposed updates conflict once the form of answers is learned
 LOCAL = {"steps": 12, "batch_size": 8, "optimizer": "adamw"}
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "none": {"cmga": "none"},
     "project": {},
     "mgda": {"cmga": "mgda"},
-    "within type": {"lora_scope": "type", "head_scope": "type"},
+    "within type": WITHIN,
     "cagrad": {"cmga": "cagrad"},
     "project, clients": {"cmga_tasks": "clients"},
     "project, not rescaled": {"cmga_rescale": False},
@@ -65,7 +65,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(SeedCell):
     """One run: a setting, an arm, a seed, and the folder of all runs."""
 
     setting: str
@@ -76,14 +76,6 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.setting}-{self.arm.replace(', ', '-').replace(' ', '-')}"
-
-    @property
-    def folder(self) -> Path:
-        return self.out / "runs" / self.name / f"seed-{self.seed}"
-
-    @property
-    def asked(self) -> Path:
-        return self.out / "asked" / f"{self.name}-seed-{self.seed}.yaml"
 
 
 def config_of(cell: Cell, data: Path, family: Path, words: Mapping[str, str], rates: Mapping[str, float]) -> RunConfig:
@@ -110,7 +102,7 @@ def config_of(cell: Cell, data: Path, family: Path, words: Mapping[str, str], ra
         "data": _data(cell, folder, words),
         "local": {**LOCAL, "learning_rate": rates["lora"]},
         "strategy": "heterotune",
-        "heterotune": {**HEAD, "head_learning_rate_scale": rates["head"], **ARMS[cell.arm]},
+        "heterotune": {**SHARED, "head_learning_rate_scale": rates["head"], **ARMS[cell.arm]},
     }
     return parse_run(values)
 
@@ -144,8 +136,7 @@ def _write_rows(cell: Cell, data: Path, words: Mapping[str, str]) -> Path:
         num_rows = ROWS_OF_CLIENT[cell.setting] * sum(CLIENTS[cell.setting])
         _write(folder / "train.jsonl", _train_rows(cell.setting, train[:num_rows], words))
         _write(folder / "test.jsonl", ({"text": text, "label": words[label]} for text, label in test[:TEST_ROWS]))
-        public = TASKS[task.public].read(data, "train")
-        _write(folder / "public.jsonl", ({"text": text} for text, _ in public[:: len(public) // PUBLIC_ROWS]))
+        _write(folder / "public.jsonl", ({"text": text} for text, _ in task.read(data, "valid")))
     return folder
 
 
@@ -233,18 +224,6 @@ MEASURES: Mapping[str, Callable[[Cell], float]] = {
 }
 
 
-def _run_of(cell: Cell, config: RunConfig) -> Callable[[], int]:
-    """Return what a child does: the whole run, as a rank of its own."""
-
-    def work() -> int:
-        from heterotune.worker import main as run_rank
-
-        folder, goes_on = open_cell(cell, config)
-        return run_rank([str(folder.config_path), "--run-dir", str(folder.path), *(["--resume"] if goes_on else [])])
-
-    return work
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -272,7 +251,7 @@ def main() -> None:
         now = time.perf_counter() - started
         print(f"{now:7.0f} s  {cell.name} seed {cell.seed} {seconds:.1f} s: {how}", flush=True)
 
-    left = [(cell, _run_of(cell, config)) for cell, config in configs.items() if not is_done(cell)]
+    left = [(cell, work_of(cell, config)) for cell, config in configs.items() if not is_done(cell)]
     if options.jobs:
         run_forked(iter(left), options.jobs, tell)
     done = [cell for cell in cells if is_done(cell)]

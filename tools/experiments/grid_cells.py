@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,30 @@ class GridCell(Protocol):
     def folder(self) -> Path: ...
     @property
     def asked(self) -> Path: ...
+
+
+class SeedCell:
+    """Where the runs of a cell with a name, a seed and a folder of all runs lie.
+
+    Attributes:
+        name: What it is, in one word.
+        seed: The run's.
+        out: Folder of all runs.
+    """
+
+    name: str
+    seed: int
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return self.out / "runs" / self.name / f"seed-{self.seed}"
+
+    @property
+    def asked(self) -> Path:
+        """The run that it was asked for."""
+        return self.out / "asked" / f"{self.name}-seed-{self.seed}.yaml"
 
 
 def is_done(cell: GridCell) -> bool:
@@ -56,6 +80,18 @@ def open_cell(cell: GridCell, config: RunConfig) -> tuple[RunFolder, bool]:
     folder.write_config(config)
     note_asked(cell, config)  # last: whoever is interrupted before begins again
     return folder, False
+
+
+def work_of(cell: GridCell, config: RunConfig) -> Callable[[], int]:
+    """Return what a forked child does for a cell: the whole run, as a rank of its own."""
+
+    def work() -> int:
+        from heterotune.worker import main as run_rank
+
+        folder, goes_on = open_cell(cell, config)
+        return run_rank([str(folder.config_path), "--run-dir", str(folder.path), *(["--resume"] if goes_on else [])])
+
+    return work
 
 
 def note_asked(cell: GridCell, config: RunConfig) -> None:

@@ -91,7 +91,7 @@ def found(tool, mean: float, **changes):
 
 def test_cells_come_seed_by_seed_and_may_be_some_arms_only(tool, tmp_path) -> None:
     cells = tool.evidence_arms.cells_of("scarce", [1, 2], tmp_path)
-    arms = tool.evidence_arms.MAIN
+    arms = tool.evidence_arms.METHODS
     assert [(cell.seed, cell.arm) for cell in cells] == [(seed, arm) for seed in (1, 2) for arm in arms]
     assert len({cell.folder for cell in cells}) == len({cell.asked for cell in cells}) == len(cells)
     some = tool.evidence_arms.cells_of("scarce", [1], tmp_path, arms=["flora"])
@@ -149,15 +149,32 @@ def test_rows_are_balanced_and_a_type_never_holds_what_is_withheld(tool, data, f
 
 
 def test_other_methods_train_as_many_parameters_as_the_twin(tool, data, family, tmp_path) -> None:
-    kinds = [("siblings", arm) for arm in (tool.evidence_arms.TWIN, "fedavg_lora", "local_only", "flora")]
-    cells = [tool.evidence_arms.Cell("clinc150", "scarce", fleet, arm, 1, tmp_path) for fleet, arm in kinds]
+    names = (tool.evidence_arms.TWIN, "heterotune", "fedavg_lora", "local_only", "flora", "fedproto")
+    cells = [tool.evidence_arms.Cell("clinc150", "scarce", "siblings", name, 1, tmp_path) for name in names]
     sizes = []
     for config in tool.evidence.configs_of(cells, data, family, RATES).values():
         types = read_model_types(config.fleet)
-        sizes.append([adapter_layout(config.strategy, config, each, types).num_travelling for each in types])
-    twin, fedavg, alone, flora = sizes
-    assert fedavg == pytest.approx(twin, rel=0.1) and flora == fedavg
+        layouts = [adapter_layout(config.strategy, config, each, types) for each in types]
+        sizes.append([sum(spec.num_elements for spec in each.tensors if spec.trains) for each in layouts])
+    twin, ours, fedavg, alone, flora, fedproto = sizes
+    assert ours == twin == pytest.approx(fedavg, rel=0.1) and flora == fedavg
     assert alone == [size for size in fedavg for _ in range(3)]
+    assert fedproto == pytest.approx([size for size in twin for _ in range(3)], rel=0.1)
+
+
+def test_an_ablation_changes_one_thing(tool) -> None:
+    arms = tool.evidence_arms
+    for arm in (*arms.CHANGES.values(), *arms.CHANGES_BETWEEN_SIBLINGS.values()):
+        changed = {key for key, value in arm.options.items() if arms.DISTILLED.get(key) != value} - {"distill_every"}
+        assert len(changed) + (arm.public != arms.PUBLIC) <= 1
+
+
+def test_every_arm_fits_together(tool, data, family, tmp_path) -> None:
+    arms = tool.evidence_arms
+    cells = {cell for table in arms.TABLES for cell in arms.cells_of(table, [1], tmp_path)}
+    clinc = [cell for cell in cells if cell.task == "clinc150"]
+    assert len(tool.evidence.configs_of(clinc, data, family, RATES)) == len(clinc)
+    assert {cell.arm for cell in clinc} == arms.ALL_ARMS.keys()
 
 
 def test_a_label_without_a_free_token_is_told(tool, family) -> None:
@@ -242,9 +259,10 @@ def test_a_cell_that_was_begun_with_other_settings_is_refused(tool, data, family
 
 def test_one_run_leaves_what_a_table_reads(tool, data, family, tmp_path, monkeypatch) -> None:
     arms = tool.evidence_arms
-    short = {**arms.SHARED_RUN, "rounds": 1, "evaluate": {**arms.SHARED_RUN["evaluate"], "max_rows": 30}}
-    monkeypatch.setattr(arms, "SHARED_RUN", short)
-    monkeypatch.setattr(arms, "LOCAL", {**arms.LOCAL, "steps": 1})
+    monkeypatch.setattr(
+        arms, "SHARED_RUN", {**arms.SHARED_RUN, "evaluate": {**arms.SHARED_RUN["evaluate"], "max_rows": 30}}
+    )
+    monkeypatch.setattr(arms, "SETTINGS", {"scarce": arms.Setting(60, rounds=1, steps=1)})
     cell = arms.Cell("clinc150", "scarce", "one", "fedproto", 1, tmp_path)
     configs = tool.evidence.configs_of([cell], data, family, RATES)
     tool.evidence.run_missing(configs, 1)
