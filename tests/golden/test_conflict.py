@@ -18,7 +18,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from heterotune.config.method_options import HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions
 
 ROOT = Path(__file__).parents[2]
 FORMS = ("none", "project", "cagrad", "mgda", "gradvac", "aligned_mtl", "cosine")

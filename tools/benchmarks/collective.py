@@ -165,7 +165,7 @@ class CollectiveRound:
         from heterotune.adapters.layout import AdapterLayout, TensorSpec
         from heterotune.aggregation.round_sums import RoundSums
         from heterotune.collective.ledger import Ledger
-        from heterotune.config.method_options import HeterotuneOptions
+        from heterotune.config.heterotune_options import HeterotuneOptions
         from heterotune.downlink import Downlink
         from heterotune.fleet.chunks import Chunk
         from heterotune.fleet.clients import Client

@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY / "tools" / "benchmar
 
 from conflict_task import Outcome, Setting, run  # noqa: E402
 
-from heterotune.config.method_options import HeterotuneOptions  # noqa: E402
+from heterotune.config.heterotune_options import HeterotuneOptions  # noqa: E402
 
 FLEETS = {  # clients of each type, and how it names classes
     "agree": ((4, 4), ("plain", "plain")),

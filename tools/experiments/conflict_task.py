@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
-from heterotune.config.method_options import HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions
 from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
 from heterotune.strategies.heterotune import combine_aligned
 from heterotune.strategies.strategy import ClientUpdates, ServerRound, TypeUpdate

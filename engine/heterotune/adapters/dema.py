@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from heterotune.adapters.layout import AdapterLayout, HeadBranch, TensorSpec
 from heterotune.adapters.lora import LoraBranch, lora_table, target_linears
-from heterotune.config.method_options import HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions
 from heterotune.fleet.model_types import ModelType
 
 HEAD_CORE = "head.S"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from heterotune.config.cohort_options import CohortConfig
     from heterotune.config.device_options import DevicesConfig
     from heterotune.config.fleet_options import FleetEntry
-    from heterotune.config.method_options import HeterotuneOptions
+    from heterotune.config.heterotune_options import HeterotuneOptions
 
 _NOT_STALE = {
     "scaffold": "keeps the server's control variate equal to the mean of the clients', which old updates break",

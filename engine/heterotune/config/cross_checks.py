@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from heterotune.config.device_options import DevicesConfig
     from heterotune.config.engine_options import ChunkConfig
     from heterotune.config.fleet_options import FleetEntry
-    from heterotune.config.method_options import HeterotuneOptions, LocalConfig
+    from heterotune.config.heterotune_options import HeterotuneOptions
+    from heterotune.config.method_options import LocalConfig
 
 _MOST_SUGGESTIONS = 20  # guessing what was meant takes time
 
@@ -191,6 +192,14 @@ def _devices(devices: DevicesConfig, fleet: tuple[FleetEntry, ...]) -> list[str]
     ]
 
 
+def _width_of_answers(heterotune: HeterotuneOptions) -> list[str]:
+    """A basis narrower than the branch would waste rank; how many tokens labels have, the data decides."""
+    if heterotune.head_outputs != "vocabulary" or heterotune.head_rank <= heterotune.head_basis:
+        return []
+    text = f"head_basis = {heterotune.head_basis} is less than head_rank = {heterotune.head_rank}"
+    return [f"heterotune: {text}, so part of the rank could do nothing. Raise head_basis, or lower head_rank."]
+
+
 def _hours(availability: AvailabilityOptions, devices: DevicesConfig) -> list[str]:
     """Hours of devices are those of devices that clients have."""
     if availability.model != "devices" or devices.are_given:
@@ -210,6 +219,7 @@ _CHECKS = (
     (_compared, ("compare_with", "strategy")),
     (_decay_of_differences, ("local", "strategy", "compare_with")),
     (_shared_ranks, ("fleet", "heterotune", "strategy", "compare_with")),
+    (_width_of_answers, ("heterotune",)),
     (_ranks_of_shared_layers, ("fleet", "strategy", "compare_with")),
     (_logits_can_be_adjusted, ("local", "data", "strategy", "compare_with")),
     *METHOD_CHECKS,

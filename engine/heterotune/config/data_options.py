@@ -19,7 +19,7 @@ from heterotune.config.field_types import (
     Section,
     Text,
 )
-from heterotune.config.row_fields import MessageFields, RowFields
+from heterotune.config.row_fields import ClassFields, MessageFields, RowFields
 from heterotune.config.row_template import template_problem
 
 Labels = Annotated[tuple[Text, ...], Field(min_length=1, max_length=LARGEST_LIST)]
@@ -186,6 +186,16 @@ class DataConfig(Section):
     def sources(self) -> tuple[SourceEntry, ...]:
         """`source` as a list of entries."""
         return as_entries(self.source)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether every row has one of several classes."""
+        return all(isinstance(entry.fields or self.fields, ClassFields) for entry in self.sources)
+
+    @property
+    def has_own_public_text(self) -> bool:
+        """Whether public text was named: that of the package is about something else."""
+        return any(not (entry.path or "").startswith("embedded:") for entry in as_entries(self.public or ()))
 
     @property
     def named_places(self) -> tuple[str, ...]:

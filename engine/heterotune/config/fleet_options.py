@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from heterotune.config.field_types import LARGEST_LIST, Count, CountOrZero, Name, Section, Text
-from heterotune.config.method_options import FedavgLoraOptions, HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions
+from heterotune.config.method_options import FedavgLoraOptions
 from heterotune.config.random_model import RANDOM_PREFIX, parse_random_model
 
 

@@ -14,7 +14,7 @@ from heterotune.config.privacy_options import PrivacyOptions, SecureAggregationO
 if TYPE_CHECKING:
     from heterotune.config.cohort_options import CohortConfig
     from heterotune.config.engine_options import CollectiveConfig
-    from heterotune.config.method_options import HeterotuneOptions
+    from heterotune.config.heterotune_options import HeterotuneOptions
 
 
 _NEW_COORDINATES = ("flora", "flexlora", "fedrolex")

@@ -39,11 +39,11 @@ from heterotune.config.field_types import (
 )
 from heterotune.config.fleet_options import FleetEntry
 from heterotune.config.heterogeneous_options import DepthflOptions, FedprotoOptions, InclusiveflOptions
+from heterotune.config.heterotune_options import HeterotuneOptions
 from heterotune.config.method_options import (
     DEFAULT_LOCAL_STEPS,
     FedavgFullOptions,
     FedavgLoraOptions,
-    HeterotuneOptions,
     LocalConfig,
 )
 from heterotune.config.methods import Needs, needs_of
@@ -176,6 +176,13 @@ class RunConfig(Section):
     def num_clients(self) -> int:
         """Clients of the whole fleet."""
         return sum(entry.clients for entry in self.fleet)
+
+    @model_validator(mode="after")
+    def _settle_heterotune(self) -> RunConfig:
+        """The data decides which form of the head branch serves best."""
+        options = self.heterotune.settled(asks_questions=self.data.has_classes and self.data.has_own_public_text)
+        self.__dict__["heterotune"] = options  # sections are frozen, and nobody has seen this one yet
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> RunConfig:

@@ -26,7 +26,7 @@ from heterotune.aggregation.directions import (
     projected,
     vaccinated,
 )
-from heterotune.config.method_options import HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions
 from heterotune.config.schema import RunConfig
 from heterotune.strategies.cmga_metrics import group_metrics
 from heterotune.strategies.cmga_tasks import SomeKeys, client_tasks

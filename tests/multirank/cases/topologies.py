@@ -21,7 +21,7 @@ from heterotune.aggregation.round_sums import RoundSums
 from heterotune.collective.channel import Channel
 from heterotune.collective.opening import open_channel
 from heterotune.config.field_types import TopologyName
-from heterotune.config.method_options import HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions
 from heterotune.downlink import Downlink
 from heterotune.server import GlobalAdapters
 from heterotune.strategies.heterotune import combine_aligned

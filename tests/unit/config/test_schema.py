@@ -96,6 +96,22 @@ def test_adapter_rank_of_an_entry_overrides_the_strategys(run):
     assert [entry.adapter_rank_under(config.heterotune) for entry in config.fleet] == [3, 8, 8]
 
 
+@pytest.mark.parametrize(
+    ("data", "distill_every"),
+    [
+        ({"fields": {"text": "query", "label": "intent"}, "public": "questions.jsonl"}, 4),
+        ({"fields": {"text": "query", "label": "intent"}}, 0),
+        ({"fields": {"text": "query", "label": "intent"}, "public": "embedded:stdlib"}, 0),
+        ({"fields": {"text": "query"}, "public": "questions.jsonl"}, 0),
+        ({"public": "questions.jsonl"}, 0),
+    ],
+)
+def test_heads_learn_from_one_another_where_public_questions_ask_for_classes(run, data, distill_every):
+    config = parse_run({**run, "data": {"source": "rows.jsonl", **data}})
+    assert config.heterotune.distill_every == distill_every
+    assert parse_run(config.model_dump(mode="json")) == config
+
+
 def test_built_from_models_as_from_a_mapping(run):
     config = parse_run(run)
     again = RunConfig(name="trial", rounds=2, fleet=config.fleet, data=config.data)

@@ -14,7 +14,8 @@ from heterotune.backbone.load import load_backbone
 from heterotune.collective.single import SingleChannel
 from heterotune.config.data_options import DataConfig
 from heterotune.config.fleet_options import FleetEntry
-from heterotune.config.method_options import FedavgFullOptions, HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions
+from heterotune.config.method_options import FedavgFullOptions
 from heterotune.config.record_options import EvaluateConfig
 from heterotune.data.clients_data import FederatedData
 from heterotune.data.corpora import Document

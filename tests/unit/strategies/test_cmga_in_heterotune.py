@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from heterotune.adapters.layout import AdapterLayout, TensorSpec
-from heterotune.config.method_options import HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions
 from heterotune.strategies.cmga_tasks import client_tasks
 from heterotune.strategies.heterotune import combine_aligned
 from heterotune.strategies.strategy import ClientUpdates, ServerRound, TypeUpdate, fedavg, weighted_mean

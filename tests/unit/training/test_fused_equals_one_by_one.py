@@ -14,7 +14,8 @@ from heterotune.adapters.dema import dema_layout
 from heterotune.adapters.layout import AdapterLayout
 from heterotune.backbone.load import load_backbone
 from heterotune.config.fleet_options import FleetEntry
-from heterotune.config.method_options import HeterotuneOptions, LocalConfig
+from heterotune.config.heterotune_options import HeterotuneOptions
+from heterotune.config.method_options import LocalConfig
 from heterotune.data.tokenizing import Rows
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
@@ -58,7 +59,8 @@ def backbone(model_type):
 
 
 def make_layout(model_type, **options) -> AdapterLayout:
-    options = HeterotuneOptions(**{"adapter_rank": 3, "head_rank": 4, "head_basis": 5, **options})
+    given = HeterotuneOptions(**{"adapter_rank": 3, "head_rank": 4, "head_basis": 5, **options})
+    options = given.settled(asks_questions=False)
     layout = dema_layout(options, model_type, [model_type])
     plain = tuple(dataclasses.replace(spec, one_second_moment=False) for spec in layout.tensors)
     return dataclasses.replace(layout, tensors=plain)

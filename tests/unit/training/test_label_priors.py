@@ -11,7 +11,7 @@ from heterotune.adapters.bank import HeadFrame, stack_clients
 from heterotune.adapters.dema import dema_layout
 from heterotune.backbone.load import load_backbone
 from heterotune.config.fleet_options import FleetEntry
-from heterotune.config.method_options import HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions
 from heterotune.data.rows import IGNORED, Rows
 from heterotune.fleet.model_types import read_model_types
 from heterotune.training.label_priors import LabelPriors
@@ -57,7 +57,8 @@ def test_labels_that_begin_alike_are_one() -> None:
 def test_the_loss_has_each_clients_offsets_where_its_answers_begin(head_rank: int) -> None:
     model_type = read_model_types((FleetEntry(name="tiny", model=MODEL, clients=2),))[0]
     backbone = load_backbone(model_type, ds_config=None, dtype="fp32", checkpointing=False, device=CPU)
-    layout = dema_layout(HeterotuneOptions(adapter_rank=2, head_rank=head_rank, head_basis=6), model_type, [model_type])
+    options = HeterotuneOptions(adapter_rank=2, head_rank=head_rank, head_basis=6, head_scope="fleet")
+    layout = dema_layout(options, model_type, [model_type])
     draw = torch.Generator().manual_seed(4)
     shared = {spec.key: torch.randn(spec.shape, generator=draw) * 0.3 for spec in layout.travelling}
     frame = None
