@@ -204,7 +204,7 @@ TABLES: Mapping[str, Sequence[Block]] = {
         (("clinc150",), ("scarce",), ("widths",), (*CORE, *CHANGES)),
     ),
     "forms": ((("clinc150",), ("scarce", "skew"), ("widths",), (*CORE, "shared", "public_other_task", *FORMS)),),
-    "other": ((("banking77", "dolly"), ("scarce",), ("siblings", "widths"), CORE),),
+    "other": ((("banking77", "dolly", "shakespeare"), ("scarce",), ("siblings", "widths"), CORE),),
     "cmga": ((("clinc150",), ("skew",), ("siblings",), (*CORE, "shared", "cmga_none", *CMGA)),),
     "rounds": ((("clinc150",), ("scarce", "scarce_8x8", "scarce_7x24"), ("siblings", "widths"), CORE),),
 }

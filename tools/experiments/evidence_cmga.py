@@ -136,7 +136,7 @@ def _write_rows(cell: Cell, data: Path, words: Mapping[str, str]) -> Path:
         num_rows = ROWS_OF_CLIENT[cell.setting] * sum(CLIENTS[cell.setting])
         _write(folder / "train.jsonl", _train_rows(cell.setting, train[:num_rows], words))
         _write(folder / "test.jsonl", ({"text": text, "label": words[label]} for text, label in test[:TEST_ROWS]))
-        _write(folder / "public.jsonl", ({"text": text} for text, _ in task.read(data, "valid")))
+        _write(folder / "public.jsonl", ({"text": text} for text, _ in task.read(data, task.public)))
     return folder
 
 

@@ -2,8 +2,9 @@
 
 Every task is classification by a word after the prompt. A label's word is one token of the family's tokenizer, so one
 forward pass scores all answers. Rows are drawn by the seed: clients' rows from the task's training part, test rows
-balanced over the labels from its test part ("valid" for choosing learning rates). Public rows are the texts of the
-valid part, without labels, which no client holds; or, to see what that is worth, those of another task.
+balanced over the labels from its test part ("valid" for choosing learning rates). Public rows are texts of the same
+kind that no client holds, without labels: those of the valid part, of Shakespeare those of other speakers; or, to see
+what that is worth, those of another task.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from tokenizers import Tokenizer
 Row = tuple[str, str]  # text, label
 
 PUBLIC, PUBLIC_OTHER = "public.jsonl", "public_other.jsonl"
+NUM_SPEAKERS = 10
+LONGEST_TEXT = 160  # characters
 CLINC_WORDS = {
     "banking": ("bank", "banking"),
     "credit_cards": ("credit", "card", "debt"),
@@ -56,6 +59,7 @@ class Task:
         template: The prompt.
         other: Name of the task whose training texts are the other public text.
         max_tokens: Longest row.
+        public: Part whose texts are the public questions: "valid", or one that `read` knows besides.
     """
 
     read: Callable[[Path, str], list[Row]]
@@ -63,6 +67,7 @@ class Task:
     template: str
     other: str
     max_tokens: int = 40
+    public: str = "valid"
 
 
 def _read_clinc(data: Path, part: str) -> list[Row]:
@@ -82,20 +87,40 @@ def _read_intents(folder: Path, part: str) -> list[Row]:
 
 
 def _read_dolly(data: Path, part: str) -> list[Row]:
-    """Return instructions with their categories: every tenth is test, the one after it valid."""
+    """Return instructions with their categories."""
     files = sorted((data / "dolly").glob("local_training_*.json"))
     rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
-    place = {"test": (0,), "valid": (1,), "train": range(2, 10)}[part]
-    return [
-        (" ".join(row["instruction"].split())[:160], row["category"])
-        for row in rows
-        if zlib.crc32(row["instruction"].encode()) % 10 in place  # the same texts in one part, wherever they stand
-    ]
+    return _part_of([(row["instruction"], row["category"]) for row in rows], part)
+
+
+def _read_shakespeare(data: Path, part: str) -> list[Row]:
+    """Return speeches of the ten who speak most often, with who speaks; as "public" the speeches of all others."""
+    text = (data / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
+    pairs = (speech.split(":\n", 1) for speech in text.split("\n\n") if ":\n" in speech)
+    speeches = [(said, speaker.strip()) for speaker, said in pairs]
+    often = {speaker for speaker, _ in Counter(speaker for _, speaker in speeches).most_common(NUM_SPEAKERS)}
+    if part == "public":
+        return [(_shortened(said), speaker) for said, speaker in speeches if speaker not in often]
+    return _part_of([row for row in speeches if row[1] in often], part)
+
+
+def _part_of(rows: Sequence[Row], part: str) -> list[Row]:
+    """Return a fifth of the rows as "test", a tenth as "valid", or the rest; equal texts are in one part."""
+    place = {"test": (0, 1), "valid": (2,), "train": range(3, 10)}[part]
+    kept = [(text, label) for text, label in rows if zlib.crc32(text.encode()) % 10 in place]
+    return [(_shortened(text), label) for text, label in kept]
+
+
+def _shortened(text: str) -> str:
+    return " ".join(text.split())[:LONGEST_TEXT]
 
 
 TASKS = {
     "clinc150": Task(_read_clinc, CLINC_WORDS, "Query: {text}\nTopic:", other="banking77"),
     "banking77": Task(_read_banking, {}, "Query: {text}\nTopic:", other="clinc150", max_tokens=64),
+    "shakespeare": Task(
+        _read_shakespeare, {}, "Speech: {text}\nSpeaker:", other="clinc150", max_tokens=64, public="public"
+    ),
     "dolly": Task(_read_dolly, DOLLY_WORDS, "Text: {text}\nTask:", other="clinc150", max_tokens=64),
 }
 
@@ -173,7 +198,7 @@ def prepare(
         _write(folder / "train.jsonl", [{"text": text, "label": word_of[label]} for text, label in drawn])
         _write(folder / "test.jsonl", [{"text": text, "label": word_of[label]} for text, label in tested])
         _write(folder / PUBLIC_OTHER, [{"text": text} for text, _ in TASKS[task.other].read(data, "train")])
-        _write(folder / PUBLIC, [{"text": text} for text, _ in task.read(data, "valid")])
+        _write(folder / PUBLIC, [{"text": text} for text, _ in task.read(data, task.public)])
     return PreparedTask(folder, word_of, len(tested))
 
 

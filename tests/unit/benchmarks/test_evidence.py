@@ -102,6 +102,20 @@ def test_cells_come_seed_by_seed_and_may_be_some_arms_only(tool, tmp_path) -> No
             assert cell.arm in tool.evidence_arms.ALL_ARMS and cell.num_rows > 0
 
 
+def test_speeches_of_the_ten_who_speak_most_are_told_apart_and_the_others_are_public(tool, tmp_path) -> None:
+    folder = tmp_path / "tinyshakespeare"
+    folder.mkdir()
+    speeches = [(f"SPEAKER {n}", f"speech {n}\nof {turn}") for n in range(12) for turn in range(40 - n)]
+    (folder / "input.txt").write_text("\n\n".join(f"{speaker}:\n{said}" for speaker, said in speeches) + "\n")
+    rows = {
+        part: tool.evidence_tasks._read_shakespeare(tmp_path, part) for part in ("train", "valid", "test", "public")
+    }
+    assert {speaker for _, speaker in rows.pop("public")} == {"SPEAKER 10", "SPEAKER 11"}
+    told = [row for part in rows.values() for row in part]
+    assert sorted(told) == sorted((said.replace("\n", " "), speaker) for speaker, said in speeches[: -30 - 29])
+    assert len(rows["train"]) > len(rows["test"]) > len(rows["valid"]) > 0
+
+
 def test_paired_differences_have_students_interval(tool) -> None:
     mine, others = {1: 5.0, 2: 7.0, 3: 6.5, 9: 100.0}, {1: 4.0, 2: 4.5, 3: 5.0}
     mean, half = tool.paired_differences.paired(mine, others)
