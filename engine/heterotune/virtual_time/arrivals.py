@@ -30,7 +30,6 @@ class Flight:
         end_seconds: When its update arrives, or when the client drops out.
         is_lost: Whether the client drops out.
         verdict: Whether its update counts if it is taken.
-        loss: Its mean training loss; None for a client that drops out before it trained.
     """
 
     client: Client
@@ -39,7 +38,6 @@ class Flight:
     end_seconds: float
     is_lost: bool
     verdict: Verdict
-    loss: float | None = None
 
     @property
     def place_in_time(self) -> tuple[float, int]:

@@ -83,24 +83,21 @@ def gather_reports(plan: RoundPlan, notes: RoundNotes, meter: ClientMeter, chann
 
 
 def _rows(plan: RoundPlan, notes: RoundNotes, meter: ClientMeter, is_root: bool) -> list[list[object]]:
-    """Return a rank's reports as JSON has them: client id, bytes down, operations, bytes up, loss, verdict."""
+    """Return a rank's reports as JSON has them: client id, bytes down, operations, bytes up, verdict."""
     num_bytes: Counter[tuple[int, str]] = Counter()
     for entry in notes.ledger:
         num_bytes[entry.client_id, entry.direction] += entry.num_bytes
     clients, rows = {client.client_id: client for client in plan.trained}, []
-    losses = {row[0]: row[3] for row in notes.losses}
     for verdict in notes.verdicts:
         client_id, flops = verdict.client_id, meter.flops(clients[verdict.client_id], plan.round_number)
         down, up = num_bytes[client_id, "down"], num_bytes[client_id, "up"]
-        rows.append([client_id, down, flops, up, losses[client_id], astuple(verdict)])
+        rows.append([client_id, down, flops, up, astuple(verdict)])
     for client, reason in plan.absent.items() if is_root else ():
         share, down = plan.done_share.get(client.client_id, 0.0), num_bytes[client.client_id, "down"]
         flops = meter.flops(client, plan.round_number, share=share)
-        rows.append([client.client_id, down, flops, None, None, astuple(Verdict(client.client_id, reason))])
+        rows.append([client.client_id, down, flops, None, astuple(Verdict(client.client_id, reason))])
     return rows
 
 
-def _report(
-    client: Client, down: int, flops: int, up: int | None, loss: float | None, verdict: Sequence[object]
-) -> Report:
-    return Report(client, ClientWork(down, flops, up), Verdict(*verdict), loss)
+def _report(client: Client, down: int, flops: int, up: int | None, verdict: Sequence[object]) -> Report:
+    return Report(client, ClientWork(down, flops, up), Verdict(*verdict))

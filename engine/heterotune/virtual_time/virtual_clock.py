@@ -27,13 +27,11 @@ class Report:
         client: Who.
         work: What it did.
         verdict: Whether its update counts if it arrives.
-        loss: Its mean training loss; None if it did not train.
     """
 
     client: Client
     work: ClientWork
     verdict: Verdict
-    loss: float | None = None
 
 
 class VirtualClock:
@@ -137,7 +135,7 @@ class VirtualClock:
         verdict = Verdict(client.client_id, "dropped_out") if is_cut else report.verdict
         end_seconds = self.seconds + time.seconds
         self._timeline.append(_line(client, device, time, report.work, round_number, self.seconds, end_seconds))
-        return Flight(client, round_number, self.seconds, end_seconds, time.is_lost, verdict, report.loss)
+        return Flight(client, round_number, self.seconds, end_seconds, time.is_lost, verdict)
 
 
 def clock_metrics(

@@ -22,7 +22,7 @@ BUFFERED = ClockOptions(mode="buffered", concurrency=2, buffer=1)
 
 def report(client_id: int, flops: int, *, reason: str | None = None, up_bytes: int | None = 1) -> Report:
     work = ClientWork(1, flops, up_bytes)
-    return Report(Client(client_id, 0, 3), work, Verdict(client_id, reason, norm=2.5), 0.25)
+    return Report(Client(client_id, 0, 3), work, Verdict(client_id, reason, norm=2.5))
 
 
 def clock_of(options: ClockOptions, **more) -> VirtualClock:
