@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import platform
 import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,11 +24,21 @@ from heterotune.evaluation.measures import EVAL, LOSS, Measure, fleet_metrics, t
 from heterotune.profiling import leaks
 from heterotune.profiling.components import ADAPTERS, BUFFERS
 from heterotune.profiling.idle_time import IdleTime, idle_metrics
-from heterotune.profiling.kinds import NODE_PSS
 from heterotune.profiling.process_memory import ProcessMemory, pss_bytes
 from heterotune.profiling.recorder import MemoryRecorder
 from heterotune.profiling.spans import Spans
 from heterotune.profiling.timing import Stopwatch
+from heterotune.round_notes import (
+    ChunkPasses,
+    ClientLoss,
+    RoundNotes,
+    highest_peaks,
+    loss_metrics,
+    measured_costs,
+    node_peaks,
+    padding_metric,
+    seconds_metrics,
+)
 from heterotune.run_folder import RunFolder
 from heterotune.training.chunk_batches import PreparedChunk
 from heterotune.training.local import TrainedChunk
@@ -53,26 +62,6 @@ _MAKING = {
 """Phases whose tensors are tracked, with the component of what they make outside of models."""
 
 LOG = logging.getLogger(__name__)
-
-ClientLoss = tuple[int, int, int, float, float]  # client id, model type, rows, mean training loss, mean of squares
-ChunkPasses = tuple[int, int, float, float]  # model type, passes, seconds, padding share
-
-
-@dataclass(frozen=True)
-class RoundNotes:
-    """What a rank has noted of the chunks of a round that it has finished.
-
-    Attributes:
-        losses: One entry a client.
-        passes: One entry a chunk.
-        ledger: Their messages.
-        verdicts: Whether their updates count; one entry a client.
-    """
-
-    losses: list[ClientLoss]
-    passes: list[ChunkPasses]
-    ledger: Ledger
-    verdicts: list[Verdict] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -327,15 +316,17 @@ class Journal:
             reports = [self._read(part) for part in gathered]
             num_bytes = self._write_ledger([ledger for _, ledger in reports])
             self._write_traffic([row for notes, _ in reports for row in notes["traffic"]])
-            self._write_losses(round_number, [tuple(row) for notes, _ in reports for row in notes["losses"]])
+            losses = [tuple(row) for notes, _ in reports for row in notes["losses"]]
+            self.metrics(round_number, list(loss_metrics(losses, self.model_types)))
             self._write_memory([notes["memory"] for notes, _ in reports])
-            self._write_pss(round_number, [(notes["node"], notes["pss"]) for notes, _ in reports])
+            self._write_memory([node_peaks(round_number, [(notes["node"], notes["pss"]) for notes, _ in reports])])
             self.run_folder.write_spans(round_number, [notes["spans"] for notes, _ in reports])
-            self._write_seconds(round_number, seconds, reports[ROOT][0]["seconds"])
+            self.round_seconds.append(seconds)
+            self.metrics(round_number, list(seconds_metrics(seconds, reports[ROOT][0]["seconds"])))
             self.metrics(round_number, idle_metrics(self.idle_time.add([notes["idle"] for notes, _ in reports])))
             passes = [tuple(row) for notes, _ in reports for row in notes["passes"]]
-            self._write_padding(round_number, passes)
-            costs = _measured_costs(costs, passes)
+            self.metrics(round_number, [padding_metric(passes)])
+            costs = measured_costs(costs, passes)
             self._show_totals(round_number, num_bytes, [notes["memory"] for notes, _ in reports])
             stop = float(any(notes["stop"] for notes, _ in reports))
         told = np.append(costs, stop)
@@ -401,17 +392,6 @@ class Journal:
         rows, self._traffic = self._traffic, []
         return rows
 
-    def _write_losses(self, round_number: int, rows: Sequence[ClientLoss]) -> None:
-        entries = []
-        for place, name in enumerate(self.model_types):
-            mine = [
-                (num_rows, loss) for _, owner, num_rows, loss, _ in sorted(rows) if owner == place and loss < math.inf
-            ]
-            if mine:
-                mean = sum(num_rows * loss for num_rows, loss in mine) / sum(num_rows for num_rows, _ in mine)
-                entries.append({"name": "loss/train", "model_type": name, "value": mean, "unit": "nats/token"})
-        self.metrics(round_number, entries)
-
     def _write_memory(self, by_rank: Iterable[Sequence[dict[str, Any]]]) -> None:
         records = [record for peaks in by_rank for record in peaks]
         for record in records:
@@ -423,30 +403,9 @@ class Journal:
                 record["estimate_bytes"] = estimate
         self.run_folder.append_memory(records)
 
-    def _write_pss(self, round_number: int, by_rank: Sequence[tuple[str, int | None]]) -> None:
-        """Write each node's memory at the first of its ranks; nothing for a node where it is not known."""
-        nodes: dict[str, list[tuple[int, int | None]]] = defaultdict(list)
-        for mpi_rank, (node, pss) in enumerate(by_rank):
-            nodes[node].append((mpi_rank, pss))
-        self._write_memory(
-            [_node_record(round_number, ranks)] for ranks in nodes.values() if all(pss is not None for _, pss in ranks)
-        )
-
-    def _write_seconds(self, round_number: int, seconds: float, at_root: Mapping[str, float]) -> None:
-        self.round_seconds.append(seconds)
-        entries: list[dict[str, Any]] = [{"name": "seconds/round", "value": seconds, "unit": "s"}]
-        for phase, value in sorted(at_root.items()):
-            entries.append({"name": f"seconds/{phase}", "value": value, "unit": "s"})
-        self.metrics(round_number, entries)
-
     def _waited(self, verb: str, seconds: float) -> None:
         self._spans.waited(verb, seconds)
         self.idle_time.waited(verb, seconds)
-
-    def _write_padding(self, round_number: int, passes: Sequence[ChunkPasses]) -> None:
-        total = sum(num_passes for _, num_passes, _, _ in passes)
-        share = sum(num_passes * padding for _, num_passes, _, padding in passes) / total if total else 0.0
-        self.metrics(round_number, [{"name": "padding_share/train", "value": share, "unit": "share of positions"}])
 
     def _add_scalars(self, round_number: int, entries: Iterable[Mapping[str, Any]]) -> None:
         if self.scalars is not None:
@@ -458,12 +417,8 @@ class Journal:
         """Let those who look on see a round's bytes and peaks, which have files of their own beside the metrics."""
         if self.scalars is None:
             return
-        peaks: dict[tuple[str, int], int] = defaultdict(int)
-        for record in (record for records in memory for record in records if record["round"] == round_number):
-            place = f"peak_bytes/{record['kind']}", record["mpi_rank"]
-            peaks[place] = max(peaks[place], record["peak_bytes"])
         entries: list[dict[str, Any]] = [{"name": f"bytes/{way}", "value": sent} for way, sent in num_bytes.items()]
-        entries += [{"name": name, "mpi_rank": rank, "value": peak} for (name, rank), peak in sorted(peaks.items())]
+        entries += highest_peaks(record for records in memory for record in records if record["round"] == round_number)
         self._add_scalars(round_number, entries)
         self.scalars.flush()
 
@@ -484,25 +439,7 @@ class Journal:
             )
 
 
-def _node_record(round_number: int, ranks: Sequence[tuple[int, int | None]]) -> dict[str, Any]:
-    total_bytes = sum(pss or 0 for _, pss in ranks)
-    record = {"round": round_number, "mpi_rank": ranks[0][0], "phase": "round", "kind": NODE_PSS}
-    return record | {"peak_bytes": total_bytes}
-
-
 @contextmanager
 def _both(outer: AbstractContextManager[None], inner: AbstractContextManager[None]) -> Iterator[None]:
     with outer, inner:
         yield
-
-
-def _measured_costs(thought: np.ndarray, passes: Sequence[ChunkPasses]) -> np.ndarray:
-    """Return the seconds of a pass of each model type; types that did not train keep their ratio to those that did."""
-    costs = np.full(len(thought), np.nan)
-    for place in range(len(thought)):
-        mine = [(num_passes, seconds) for owner, num_passes, seconds, _ in passes if owner == place]
-        if mine:
-            costs[place] = sum(seconds for _, seconds in mine) / sum(num_passes for num_passes, _ in mine)
-    known = ~np.isnan(costs)
-    ratio = costs[known].sum() / thought[known].sum() if known.any() else 1.0
-    return np.where(known, costs, thought * ratio)

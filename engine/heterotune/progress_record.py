@@ -26,7 +26,7 @@ from heterotune.client_segments import read_name
 from heterotune.collective.ledger import Ledger
 from heterotune.errors import CheckpointError, WireError
 from heterotune.file_digests import Description, describe, to_disk
-from heterotune.journal import RoundNotes
+from heterotune.round_notes import RoundNotes
 
 VERSION = 3
 _NAME = re.compile(r"first-\d{6}-chunks-(\d{6})-([0-9a-f]{64})\.safetensors\Z")

@@ -32,8 +32,9 @@ from heterotune.collective.channel import ROOT, Channel
 from heterotune.errors import CheckpointError
 from heterotune.file_digests import Description, describe, to_disk
 from heterotune.fleet.chunks import Chunk
-from heterotune.journal import Journal, RoundNotes
+from heterotune.journal import Journal
 from heterotune.progress_record import ChunkKey, Record, RoundStart, clients_folder, read_record, write_record
+from heterotune.round_notes import RoundNotes
 from heterotune.run_folder import PROGRESS_FOLDER
 
 LOG = logging.getLogger(__name__)

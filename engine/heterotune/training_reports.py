@@ -13,7 +13,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.fleet.client_records import REPORT
 from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.misbehaviour import simulated_seconds
-from heterotune.journal import ClientLoss
+from heterotune.round_notes import ClientLoss
 from heterotune.round_outcome import RoundOutcome
 from heterotune.round_plan import RoundPlan
 from heterotune.training.chunk_batches import steps_of

@@ -54,6 +54,7 @@ LEVELS = (
         "progress_record",
         "protection",
         "resuming",
+        "round_notes",
         "round_outcome",
         "round_plan",
         "round_progress",

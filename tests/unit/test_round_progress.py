@@ -22,9 +22,10 @@ from heterotune.collective.single import SingleChannel
 from heterotune.errors import CheckpointError
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
-from heterotune.journal import Journal, RoundNotes
+from heterotune.journal import Journal
 from heterotune.launching.progress import saved_rounds, told
 from heterotune.progress_record import RoundStart, read_record
+from heterotune.round_notes import RoundNotes
 from heterotune.round_progress import RoundProgress
 from heterotune.run_folder import RunFolder
 

@@ -18,7 +18,7 @@ from heterotune.config.method_options import LocalConfig
 from heterotune.data.batches import batches
 from heterotune.data.tokenizing import Rows
 from heterotune.fleet.clients import Client
-from heterotune.journal import RoundNotes
+from heterotune.round_notes import RoundNotes
 from heterotune.round_plan import RoundPlan
 from heterotune.training.chunk_batches import steps_of
 from heterotune.virtual_time.client_time import ClientWork

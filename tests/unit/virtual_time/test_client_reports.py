@@ -13,7 +13,7 @@ from heterotune.data.batches import batches
 from heterotune.data.tokenizing import Rows
 from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
-from heterotune.journal import RoundNotes
+from heterotune.round_notes import RoundNotes
 from heterotune.round_plan import RoundPlan
 from heterotune.virtual_time.client_reports import ClientMeter, gather_reports
 from heterotune.virtual_time.client_time import ClientWork
