@@ -22,8 +22,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY / "tools" / "benchmarks"), str(REPOSITORY / "engine")]
 
+import evidence_arms  # noqa: E402
 import evidence_tuning  # noqa: E402
-from evidence_arms import ALL_ARMS, LOCAL, NUM_TEST, ROUNDS, SETTINGS, STEPS, TABLES, TWIN, Cell, cells_of, config_of  # noqa: E402
+from evidence_arms import BASELINE, TABLES, TWIN, Cell, cells_of, config_of  # noqa: E402
+from evidence_plot import gains_plot  # noqa: E402
 from evidence_rows import read_found, table_rows  # noqa: E402
 from evidence_tasks import prepare  # noqa: E402
 from forked_runs import import_engine, run_forked  # noqa: E402
@@ -32,6 +34,7 @@ from tokenizers import Tokenizer  # noqa: E402
 
 from heterotune.config.schema import RunConfig  # noqa: E402
 from heterotune.errors import HeterotuneError  # noqa: E402
+from heterotune.report.plots.plot import render  # noqa: E402
 
 NOTES = (
     "accuracy in points on test rows balanced over the labels, by likelihood of the labels' words; mean over seeds.",
@@ -92,7 +95,14 @@ def configs_of(
     configs = {}
     for cell in cells:
         task = prepare(
-            cell.task, data, tokenizer, cell.out, seed=cell.seed, num_rows=cell.num_rows, num_test=NUM_TEST, part=part
+            cell.task,
+            data,
+            tokenizer,
+            cell.out,
+            seed=cell.seed,
+            num_rows=cell.num_rows,
+            num_test=evidence_arms.NUM_TEST,
+            part=part,
         )
         configs[cell] = config_of(cell, task, family, rates)
     return configs
@@ -116,8 +126,13 @@ def write(options: argparse.Namespace, found: Mapping, rates: Mapping[str, float
     from tables import write_table
 
     rows = table_rows(found)
-    facts = [f"learning rates: {json.dumps(rates)}; local: {json.dumps(dict(LOCAL))}; {ROUNDS} rounds of {STEPS} steps"]
+    settings = {row["setting"]: asdict(evidence_arms.SETTINGS[str(row["setting"])]) for row in rows}
+    local = json.dumps({**evidence_arms.LOCAL, "learning rates": rates})
+    facts = [f"local: {local}; settings (rows of a client in the mean): {json.dumps(settings)}"]
     write_table(options.results / f"evidence_{options.table}.csv", rows, [*facts, *NOTES])
+    if any(row["arm"] != BASELINE and row[f"gain_over_{BASELINE}"] != "" for row in rows):
+        picture = render(gains_plot(options.table, rows), png=True)
+        (options.results / f"evidence_{options.table}.png").write_bytes(picture.png)
     for row in rows:
         kind = f"{row['task']} {row['setting']} {row['fleet']}"
         twin = f"{row[f'gain_over_{TWIN}']} ± {row[f'gain_over_{TWIN}_ci95']}"
@@ -135,8 +150,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=REPOSITORY / "docs" / "results", help="where the CSV goes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a core each; 0 = only write the table")
-    parser.add_argument("--arms", nargs="+", default=[], choices=sorted(ALL_ARMS), help="run these only")
-    parser.add_argument("--settings", nargs="+", default=[], choices=sorted(SETTINGS), help="run these only")
+    parser.add_argument("--arms", nargs="+", default=[], choices=sorted(evidence_arms.ALL_ARMS), help="run these only")
+    parser.add_argument(
+        "--settings", nargs="+", default=[], choices=sorted(evidence_arms.SETTINGS), help="run these only"
+    )
     parser.add_argument("--rates", default='{"lora": 0.003, "head": 1.0}', help="learning rates as JSON")
     options = parser.parse_args(arguments)
     for name in ("data", "family", "out", "results"):

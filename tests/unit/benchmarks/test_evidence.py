@@ -23,7 +23,15 @@ from heterotune.fleet.model_types import read_model_types
 
 ROOT = Path(__file__).parents[3]
 EMBEDDED = ROOT / "engine" / "heterotune" / "backbone" / "embedded"
-MODULES = ("evidence", "evidence_arms", "evidence_rows", "evidence_tasks", "evidence_tuning", "forked_runs")
+MODULES = (
+    "evidence",
+    "evidence_arms",
+    "evidence_plot",
+    "evidence_rows",
+    "evidence_tasks",
+    "evidence_tuning",
+    "forked_runs",
+)
 SHARED = ("grid_cells", "paired_differences", "tables", "report")
 DOMAINS = ("banking", "credit_cards", "kitchen_and_dining", "home", "auto_and_commute", "travel", "utility", "work",
            "small_talk", "meta")  # fmt: skip
@@ -142,6 +150,21 @@ def test_rows_pair_arms_by_seed_and_name_the_type_that_gains_least(tool, tmp_pat
     assert (mine["gain_over_fedavg_lora"], mine["withheld_labels_accuracy"]) == ("", "")
 
 
+def test_the_picture_has_every_gain_that_is_known(tool, tmp_path) -> None:
+    Cell = tool.evidence_arms.Cell
+    outcomes = {
+        Cell("clinc150", setting, "widths", arm, seed, tmp_path): found(tool, mean + seed)
+        for setting, arm, mean in (
+            ("scarce", "fedavg_lora", 20.0), ("scarce", "heterotune", 25.0), ("skew", "heterotune", 3.0)
+        )
+        for seed in (1, 2)
+    }  # fmt: skip
+    plot = tool.evidence_plot.gains_plot("scarce", tool.evidence_rows.table_rows(outcomes))
+    assert plot.rows == [["clinc150", "scarce", "widths", "heterotune", 2, 5.0, 0.0]]
+    svg = importlib.import_module("heterotune.report.plots.plot").render(plot).svg
+    assert "heterotune (2)" in svg and "clinc150, scarce, widths" in svg and "skew" not in svg
+
+
 def test_labels_that_a_type_never_saw_count_for_that_type_only(tool) -> None:
     of_label = {"s.0": {"a": 10.0, "b": 50.0}, "s.1": {"a": 20.0, "b": 60.0}, "l": {"a": 90.0, "b": 30.0}}
     assert tool.evidence_rows._missing({"s": ["a"], "l": ["b"]}, of_label) == 20.0
@@ -230,6 +253,7 @@ def test_a_small_table_goes_on_where_it_was_and_is_written(tool, data, family, t
     table = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     assert [(row["arm"], row["mean_accuracy"]) for row in table] == [(arms.TWIN, "40.0"), ("flora", "40.0")]
     assert any("commit" in line for line in lines) and any("command" in line for line in lines)
+    assert not (tmp_path / "csv" / "evidence_single.png").exists()  # there is no baseline to gain over
 
 
 def leave_outcome(cell) -> None:
