@@ -85,10 +85,6 @@ class Arm:
     public: str = PUBLIC
 
 
-def _heterotune(**options: Any) -> Arm:
-    return Arm("heterotune", options)
-
-
 ANSWERS: Mapping[str, Any] = {"head_rank": 64, "align": "gcca_shrunk", **HEAD}
 DISTILLED: Mapping[str, Any] = {**ANSWERS, "lora_scope": "width", "head_scope": "type", "distill_every": 4}
 SHARED: Mapping[str, Any] = {**HEAD, "lora_scope": "width", "head_scope": "fleet", "head_rank": 32, "align": "gcca"}
@@ -282,7 +278,7 @@ def _values(cell: Cell, arm: Arm, task: PreparedTask, family: Path, rates: Mappi
     """Return the values of a run file."""
     options, setting = dict(arm.options), SETTINGS[cell.setting]
     if arm.strategy == "heterotune":
-        options["head_learning_rate_scale"] = rates["head"]
+        options |= {"head_learning_rate_scale": rates["head"], "head_basis": len(task.word_of)}  # a token each
     return {
         **SHARED_RUN,
         "name": "evidence",
