@@ -278,7 +278,9 @@ def _values(cell: Cell, arm: Arm, task: PreparedTask, family: Path, rates: Mappi
     """Return the values of a run file."""
     options, setting = dict(arm.options), SETTINGS[cell.setting]
     if arm.strategy == "heterotune":
-        options |= {"head_learning_rate_scale": rates["head"], "head_basis": len(task.word_of)}  # a token each
+        options["head_learning_rate_scale"] = rates["head"]
+        if options["head_outputs"] == "labels":
+            options["head_basis"] = len(task.word_of)  # as the run finds: a token each
     return {
         **SHARED_RUN,
         "name": "evidence",
