@@ -11,9 +11,10 @@ from torch import Tensor
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import Bank, HeadFrame
 from heterotune.adapters.layout import AdapterLayout
+from heterotune.distillation import teach_adapters
 from heterotune.federation import Federation
 from heterotune.head_frames import align_and_diagnose
-from heterotune.head_refresh import refresh_head
+from heterotune.head_refresh import Refreshed, refresh_head
 
 
 class HeadMaps:
@@ -51,27 +52,38 @@ class HeadMaps:
         )
         return metrics
 
-    def refresh(
-        self, values: Mapping[str, Tensor], *, realign: bool, distill: bool
-    ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Find the maps anew, or teach the cores; returns the cores by key and what to log. Every rank must call this.
+    def refresh(self, values: Mapping[str, Tensor], *, realign: bool, distill: bool) -> Refreshed:
+        """Find the maps anew, or teach the cores. Every rank must call this.
 
         Args:
             values: Key -> the server's own value; the root's count.
             realign: See `refresh_head`.
             distill: See `refresh_head`.
         """
-        self.frames[:], cores, metrics = refresh_head(
+        refreshed = refresh_head(
             self._federation,
             self._attached,
-            {place: self._global_bank(place, self.frames[place]) for place in self._federation.backbones},
+            self._banks(),
             self.frames,
             [layout.head_core_key for layout in self._layouts],
             values,
             realign=realign,
             distill=distill,
         )
-        return cores, metrics
+        self.frames[:] = refreshed.frames
+        return refreshed
+
+    def teach(
+        self, values: Mapping[str, Tensor], answer_NC: Tensor | None, round_number: int
+    ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Let every type's adapter learn what all answer; see `teach_adapters`. Every rank must call this."""
+        return teach_adapters(
+            self._federation, self._attached, self._banks(), self._layouts, values, answer_NC, round_number
+        )
+
+    def _banks(self) -> dict[int, Bank]:
+        """Return place of a model type -> its global adapter, where this rank holds it."""
+        return {place: self._global_bank(place, self.frames[place]) for place in self._federation.backbones}
 
     def state(self) -> dict[str, Tensor]:
         """Return what `saved_frames` needs, as tensors."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -26,6 +27,23 @@ from heterotune.head_frames import align_states, frames_of, from_root, output_em
 _NO_RIDGE = 1e-6  # what a core is now is not noise; only keeps the equations solvable
 
 
+@dataclass(frozen=True)
+class Refreshed:
+    """What came of a refreshed head branch.
+
+    Attributes:
+        frames: Each model type's maps to go on with.
+        cores: Key -> core.
+        answer_NC: Logits of what all types together answered on the public rows; at the root, after distillation.
+        metrics: What to log; the root's count.
+    """
+
+    frames: list[HeadFrame]
+    cores: dict[str, Tensor]
+    answer_NC: Tensor | None
+    metrics: list[dict[str, Any]]
+
+
 def refresh_head(
     federation: Federation,
     attached: Mapping[int, AttachedAdapter],
@@ -36,10 +54,8 @@ def refresh_head(
     *,
     realign: bool,
     distill: bool,
-) -> tuple[list[HeadFrame], dict[str, Tensor], list[dict[str, Any]]]:
-    """Return the frames to go on with, the cores by key, and what to log (the root's counts).
-
-    Every rank must call this; all get the root's bits.
+) -> Refreshed:
+    """Refresh the head branch. Every rank must call this; all get the root's bits.
 
     Args:
         federation: Backbones, public rows and channel.
@@ -55,6 +71,7 @@ def refresh_head(
     states = _states(federation, attached, banks)
     cores = {key: values[key].double() for key in core_keys}
     metrics: list[dict[str, Any]] = []
+    answer_NC = None
     if realign:
         found = align_states(federation, states, frames[0].down_RD.shape[0])
         going_on = frames_of(federation, found, frames[0].basis_QV)
@@ -65,12 +82,12 @@ def refresh_head(
         tokens = frames[0].basis_QV.argmax(dim=1).cpu()  # a row of Q is one token of the labels
         embeddings = [output_embedding(federation, place, tokens) for place in range(len(frames))]
         if is_root:
-            cores, agreements = _distilled(cores, core_keys, states, going_on, embeddings)
+            cores, answer_NC, agreements = _distilled(cores, core_keys, states, going_on, embeddings)
             entry = {"name": "distill/agreement", "unit": "share"}
             names = [model_type.name for model_type in federation.model_types]
             metrics += [{**entry, "model_type": m, "value": v} for m, v in zip(names, agreements, strict=True)]
     sent = {key: from_root(core.float(), federation.channel) for key, core in sorted(cores.items())}
-    return going_on, sent, metrics
+    return Refreshed(going_on, sent, answer_NC, metrics)
 
 
 def _states(
@@ -102,8 +119,8 @@ def _distilled(
     states: Sequence[Tensor],
     frames: Sequence[HeadFrame],
     embeddings: Sequence[Tensor],
-) -> tuple[dict[str, Tensor], list[float]]:
-    """Return cores that bring every type's answers closest to the mean of all types', and how many agreed before.
+) -> tuple[dict[str, Tensor], Tensor, list[float]]:
+    """Return cores that bring every type's answers closest to the mean of all types', that mean, and who agreed before.
 
     Embeddings are of the labels' tokens, in the order of the branch's outputs.
     """
@@ -116,7 +133,7 @@ def _distilled(
     change = _fitted(keys, inside, [wanted - answer for answer in answers])
     best = wanted.argmax(dim=1)
     agreements = [(answer.argmax(dim=1) == best).double().mean().item() for answer in answers]
-    return {key: core + change[key] for key, core in cores.items()}, agreements
+    return {key: core + change[key] for key, core in cores.items()}, wanted, agreements
 
 
 def _fitted(

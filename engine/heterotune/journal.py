@@ -53,6 +53,7 @@ _MAKING = {
     "train": ADAPTERS,
     "evaluate": ADAPTERS,
     "align": BUFFERS,
+    "distill": ADAPTERS,
     "encode": BUFFERS,
     "gather": BUFFERS,
     "aggregate": BUFFERS,

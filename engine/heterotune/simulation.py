@@ -290,11 +290,21 @@ class Simulation:
         if not self.head.exist or not (realign or distill):
             return
         with self.journal.phase("align", round_number):
-            cores, metrics = self.head.refresh(self.adapters.exact, realign=realign, distill=distill)
-            self.topology.replace(cores)
-        self.journal.metrics(round_number, metrics)
+            refreshed = self.head.refresh(self.adapters.exact, realign=realign, distill=distill)
+            self.topology.replace(refreshed.cores)
+        self.journal.metrics(round_number, refreshed.metrics)
         if realign:
             self.downlink.realign(self.head.frames, round_number)
+        self.broadcast(round_number)
+        if distill and options.distill_steps:
+            self.teach(round_number, refreshed.answer_NC)
+
+    def teach(self, round_number: int, answer_NC: torch.Tensor | None) -> None:
+        """Let every model type's adapter learn by steps on public rows what all types together answer."""
+        with self.journal.phase("distill", round_number):
+            taught, metrics = self.head.teach(self.adapters.exact, answer_NC, round_number)
+            self.topology.replace(taught)
+        self.journal.metrics(round_number, metrics)
         self.broadcast(round_number)
 
     def evaluate(self, round_number: int) -> None:

@@ -31,6 +31,7 @@ OF_METHOD = {name: {"adapter_rank": 2} for name in METHODS if name != "fedavg_fu
         "align_positions": "answer",
         "head_scope": "width",
         "distill_every": 1,
+        "distill_steps": 2,
         "cmga": "cagrad",
         "cmga_tasks": "clients",
     },

@@ -41,6 +41,7 @@ LEVELS = (
         "downlink",
         "federation",
         "fleet_scores",
+        "distillation",
         "head_frames",
         "head_maps",
         "head_refresh",

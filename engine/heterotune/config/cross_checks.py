@@ -194,9 +194,10 @@ def _devices(devices: DevicesConfig, fleet: tuple[FleetEntry, ...]) -> list[str]
 
 def _width_of_answers(heterotune: HeterotuneOptions) -> list[str]:
     """A basis narrower than the branch would waste rank; how many tokens labels have, the data decides."""
-    if heterotune.head_outputs != "vocabulary" or heterotune.head_rank <= heterotune.head_basis:
+    rank, basis = heterotune.head_rank, heterotune.head_basis
+    if heterotune.head_outputs != "vocabulary" or rank == "auto" or rank <= basis:
         return []
-    text = f"head_basis = {heterotune.head_basis} is less than head_rank = {heterotune.head_rank}"
+    text = f"head_basis = {basis} is less than head_rank = {rank}"
     return [f"heterotune: {text}, so part of the rank could do nothing. Raise head_basis, or lower head_rank."]
 
 

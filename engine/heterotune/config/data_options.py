@@ -152,7 +152,9 @@ class DataConfig(Section):
     empty_client: Literal["error", "drop"] = "error"
     """What to do with a client that gets no rows."""
     public: Source | None = None
-    """Public text for the alignment, a source like `source`; null = the embedded public modules."""
+    """Public text for the alignment, a source like `source`; null = the embedded public modules. Where rows have
+    classes, text of the same kind is taken for questions from which model types learn of one another's answers
+    (`heterotune.distill_every`): text of another kind does harm there (docs/evidence.md)."""
     tokenizer: Text | None = None
     """Folder, file or hub id of the fleet's tokenizer; null = the one beside the models."""
     streaming: Flag = False
@@ -188,14 +190,10 @@ class DataConfig(Section):
         return as_entries(self.source)
 
     @property
-    def has_classes(self) -> bool:
-        """Whether every row has one of several classes."""
-        return all(isinstance(entry.fields or self.fields, ClassFields) for entry in self.sources)
-
-    @property
-    def has_own_public_text(self) -> bool:
-        """Whether public text was named: that of the package is about something else."""
-        return any(not (entry.path or "").startswith("embedded:") for entry in as_entries(self.public or ()))
+    def asks_questions(self) -> bool:
+        """Whether rows have classes, and public text is named that can be questions of the same kind."""
+        named = any(not (entry.path or "").startswith("embedded:") for entry in as_entries(self.public or ()))
+        return named and isinstance(self.fields, ClassFields) and all(each.fields is None for each in self.sources)
 
     @property
     def named_places(self) -> tuple[str, ...]:

@@ -11,10 +11,12 @@ from heterotune.config.field_types import Count, CountOrZero, Decay, Flag, NotNe
 from heterotune.config.method_options import Targets
 from heterotune.config.methods import METHODS, Needs
 
-ABOUT_LABELS: Mapping[str, Any] = {"head_outputs": "labels", "align_positions": "answer", "align_tokens": 512}
-ABOUT_TEXT: Mapping[str, Any] = {"head_outputs": "vocabulary", "align_positions": "all", "align_tokens": 4096}
-DISTILLED: Mapping[str, Any] = {"head_scope": "type", "align": "gcca_shrunk", "distill_every": 4}
-SHARED: Mapping[str, Any] = {"head_scope": "fleet", "align": "gcca", "distill_every": 0}
+OF_LABELS: Mapping[str, Any] = {"head_outputs": "labels", "align_positions": "answer"}
+OF_TEXT: Mapping[str, Any] = {"head_outputs": "vocabulary", "align_positions": "all"}
+DISTILLED: Mapping[str, Any] = {"head_scope": "type", "head_rank": 64, "align": "gcca_shrunk", "distill_every": 4}
+SHARED: Mapping[str, Any] = {"head_scope": "fleet", "head_rank": 32, "align": "gcca", "distill_every": 0}
+POSITIONS = {"answer": 512, "all": 4096}
+"""Public positions that are enough, by `align_positions`."""
 
 
 class HeterotuneOptions(Section):
@@ -32,8 +34,9 @@ class HeterotuneOptions(Section):
     of the rank each."""
     lora_layers: CountOrZero | Literal["all"] = "all"
     """Layers with LoRA: "all", or that many of a model's last; 0 = none, so that the head branch is all there is."""
-    head_rank: CountOrZero = 32
-    """Rank of the head branch; 0 = no head branch."""
+    head_rank: CountOrZero | Literal["auto"] = "auto"
+    """Rank of the head branch, at most the narrowest model's width; 0 = no head branch; "auto" = 64 where types learn
+    from one another by `distill_every`, else 32."""
     head_scope: Literal["auto", "fleet", "width", "type"] = "auto"
     """Who shares the head branch: "fleet" = all model types; "width" = siblings; "type" = clients of one model type;
     "auto" = "type" where `distill_every` lets types learn from one another, else "fleet"."""
@@ -65,8 +68,13 @@ class HeterotuneOptions(Section):
     Clients download the new maps."""
     distill_every: CountOrZero | Literal["auto"] = "auto"
     """Rounds after which every head branch moves towards what all model types answer on the public rows; 0 = never.
-    Needs `head_outputs: labels`, `align_positions: answer` and a `head_scope` of "type" or "width"; "auto" = 4 where
-    the data has classes, `data.public` names a source and the other options allow it, else 0."""
+    Needs `head_outputs: labels`, `align_positions: answer` and a `head_scope` of "type" or "width"; "auto" = 4, or
+    the run's rounds if fewer, where the fleet has several model types, the data has classes, `data.public` names a
+    source, and the other options allow it; else 0."""
+    distill_steps: CountOrZero = 32
+    """Steps on public rows that every model type's adapter then makes towards that answer, in the server; 0 = none."""
+    distill_learning_rate_scale: Positive = 0.3
+    """Learning rate of these steps in units of local.learning_rate, above 0."""
     cmga: Literal["none", "project", "cagrad", "mgda", "gradvac", "aligned_mtl", "cosine"] = "project"
     """Cross-model gradient alignment when updates of several model types meet: how they become one direction."""
     cmga_tasks: Literal["types", "clients"] = "types"
@@ -99,21 +107,30 @@ class HeterotuneOptions(Section):
         """Return whether head branches learn from one another after a round."""
         return bool(self.distill_every) and round_number % self.distill_every == 0
 
-    def settled(self, *, asks_questions: bool) -> HeterotuneOptions:
-        """Return the options with every "auto" decided: by what is measured in docs/dema-cmga.md.
+    def settled(self, *, asks_questions: bool, num_types: int, rounds: int) -> HeterotuneOptions:
+        """Return the options with every "auto" decided: by what is measured in docs/evidence.md.
 
         Args:
             asks_questions: The data has classes, and its public text is questions of the same task without answers.
+            num_types: Model types of the fleet; one alone has nobody to learn from.
+            rounds: Of the run.
         """
-        learns = asks_questions and self._can_distill if self.distill_every == "auto" else self.distill_every > 0
-        chosen = {**(ABOUT_LABELS if asks_questions or learns else ABOUT_TEXT), **(DISTILLED if learns else SHARED)}
-        return self.model_copy(update={key: value for key, value in chosen.items() if getattr(self, key) == "auto"})
+        learns = self.distill_every not in (0, "auto")
+        if self.distill_every == "auto":
+            learns = asks_questions and num_types > 1 and self._can_distill
+        chosen = {**(OF_LABELS if asks_questions or learns else OF_TEXT), **(DISTILLED if learns else SHARED)}
+        if chosen["distill_every"]:
+            chosen["distill_every"] = min(chosen["distill_every"], rounds)
+        known = {key: chosen[key] if getattr(self, key) == "auto" else getattr(self, key) for key in chosen}
+        if self.align_tokens == "auto":
+            known["align_tokens"] = POSITIONS[known["align_positions"]]
+        return self.model_copy(update=known)
 
     @property
     def _can_distill(self) -> bool:
         """Whether no option keeps heads from learning from what others answer."""
         return (
-            self.head_rank > 0
+            self.head_rank != 0
             and self.head_scope != "fleet"
             and self.head_outputs != "vocabulary"
             and self.align_positions != "all"

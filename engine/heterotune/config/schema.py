@@ -180,7 +180,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _settle_heterotune(self) -> RunConfig:
         """The data decides which form of the head branch serves best."""
-        options = self.heterotune.settled(asks_questions=self.data.has_classes and self.data.has_own_public_text)
+        options = self.heterotune.settled(
+            asks_questions=self.data.asks_questions, num_types=len(self.fleet), rounds=self.rounds
+        )
         self.__dict__["heterotune"] = options  # sections are frozen, and nobody has seen this one yet
         return self
 

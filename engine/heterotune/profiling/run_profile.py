@@ -15,11 +15,11 @@ from heterotune.profiling.leaks import Leak, find_leaks
 from heterotune.run_folder import CONFIG_FILE, MEMORY_FILE, SPANS_FILE, RunFolder
 
 PHASES = (
-    *("load", "build", "align", "train", "encode"),
+    *("load", "build", "align", "train", "distill", "encode"),
     *("gather", "aggregate", "broadcast", "evaluate", "checkpoint"),
 )
 """In the order in which a round comes to them; the first three run once."""
-_ONLY_SOME = ("load", "align")
+_ONLY_SOME = ("load", "align", "distill")
 """Phases that not every strategy of a run has."""
 _COMPARISONS = "compare"
 

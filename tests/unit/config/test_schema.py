@@ -99,10 +99,11 @@ def test_adapter_rank_of_an_entry_overrides_the_strategys(run):
 @pytest.mark.parametrize(
     ("data", "distill_every"),
     [
-        ({"fields": {"text": "query", "label": "intent"}, "public": "questions.jsonl"}, 4),
+        ({"fields": {"text": "query", "label": "intent"}, "public": "questions.jsonl"}, 2),  # as many as rounds
         ({"fields": {"text": "query", "label": "intent"}}, 0),
         ({"fields": {"text": "query", "label": "intent"}, "public": "embedded:stdlib"}, 0),
         ({"fields": {"text": "query"}, "public": "questions.jsonl"}, 0),
+        ({"source": {"path": "a", "fields": {"text": "q", "label": "i"}}, "public": "questions.jsonl"}, 0),
         ({"public": "questions.jsonl"}, 0),
     ],
 )
