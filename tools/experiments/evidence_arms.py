@@ -114,6 +114,9 @@ METHODS: Mapping[str, Arm] = {
 }
 CHANGES: Mapping[str, Arm] = {  # of the default, one at a time
     "no_distillation": _distilled(distill_every=0),
+    "distill_heads_only": _distilled(distill_steps=0),
+    "distill_steps_8": _distilled(distill_steps=8),
+    "distill_steps_128": _distilled(distill_steps=128),
     "distill_every_1": _distilled(distill_every=1),
     "distill_at_the_end": _distilled(distill_every=ROUNDS),
     "public_other_task": Arm("heterotune", DISTILLED, public=PUBLIC_OTHER),
@@ -142,7 +145,6 @@ FORMS: Mapping[str, Arm] = {  # of transfer between widths
     "shared_public_other_task": Arm("heterotune", SHARED, public=PUBLIC_OTHER),
     "shared_vocabulary": _shared(head_outputs="vocabulary"),
     "shared_all_positions": _shared(align_positions="all"),
-    "distilled_gcca_32": _distilled(align="gcca", head_rank=32),
 }
 CMGA: Mapping[str, Arm] = {
     **{f"cmga_{form}": _distilled(cmga=form) for form in ("cagrad", "mgda", "gradvac", "aligned_mtl", "cosine")},
@@ -199,7 +201,7 @@ TABLES: Mapping[str, Sequence[Block]] = {
         (("clinc150",), ("scarce",), ("siblings",), (*CORE, *CHANGES_BETWEEN_SIBLINGS, *CHANGES)),
         (("clinc150",), ("scarce",), ("widths",), (*CORE, *CHANGES)),
     ),
-    "forms": ((("clinc150",), ("scarce", "skew"), ("widths",), (*CORE, "shared", "public_other_task", *FORMS)),),
+    "forms": ((("clinc150",), ("scarce", "skew"), ("widths",), (*CORE, "shared", "distill_heads_only", *FORMS)),),
     "other": ((("banking77", "dolly", "shakespeare"), ("scarce",), ("siblings", "widths"), CORE),),
     "cmga": ((("clinc150",), ("skew",), ("siblings",), (*CORE, "shared", "cmga_none", *CMGA)),),
     "rounds": ((("clinc150",), ("scarce", "scarce_8x8", "scarce_7x24"), ("siblings", "widths"), CORE),),
