@@ -60,7 +60,7 @@ RUN = {
     "checkpoint": {"keep_best": False},
     "evaluate": {"max_rows": 8, "batch_size": 8},
 }
-RESULTS = ("loss", "perplexity", "cmga")
+RESULTS = ("loss", "perplexity", "cmga", "distill")
 
 
 @pytest.fixture(scope="module")
