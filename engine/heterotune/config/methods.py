@@ -36,7 +36,7 @@ class Method:
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "heterotune": Method(
-            "DeMA and CMGA: siblings share LoRA by layer, all types a branch at the head, conflicts are projected",
+            "DeMA and CMGA: siblings share LoRA by layer, types a head branch or answers; conflicts are projected",
             "after Jia et al., arXiv:2411.16796v2 (abstract only)",
             "reconstruction",
         ),

@@ -171,6 +171,11 @@ def assumptions(plan: Plan) -> list[str]:
         f"The data is not read: every client has {rows} training rows of {data.max_tokens} tokens each.",
         f"Speeds and the runtime's memory: {setting.calibration.name}.",
     ]
+    options = setting.config.heterotune
+    if setting.config.strategy == "heterotune" and options.head_outputs == "labels":
+        said.append(f"Class names have heterotune.head_basis = {options.head_basis} tokens; a run counts them.")
+    if setting.config.strategy == "heterotune" and options.distill_every:
+        said.append("What model types learn from one another in the server (heterotune.distill_every) takes no time.")
     if not setting.cluster.has_gpus:
         kind = (
             "gives freed memory back"

@@ -206,6 +206,13 @@ def test_the_rows_that_are_assumed_are_those_that_the_run_file_names() -> None:
         assert f"every client has {rows} training rows" in assumptions(make_plan(setting(values)))[0]
 
 
+def test_what_only_the_data_would_say_of_classes_is_assumed_aloud() -> None:
+    classes = {"source": "rows.csv", "fields": {"text": "text", "label": "label"}, "public": "questions.csv"}
+    told = " ".join(assumptions(make_plan(setting(run_values(data=classes, heterotune={"distill_every": 2})))))
+    assert "Class names have heterotune.head_basis = 64 tokens" in told and "learn from one another" in told
+    assert "head_basis" not in " ".join(assumptions(make_plan(setting(run_values()))))
+
+
 def test_problems_of_run_file_and_machines_are_told_together(run_yaml) -> None:
     done = heterotune("plan", run_yaml, "--nodes", 0, "--set", "rounds=0")
     assert done.exit_code == 2
