@@ -134,6 +134,8 @@ def _frozen(lm: PreTrainedModel, checkpointing: bool) -> FrozenLM:
     if checkpointing:
         lm.train()
         lm.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        # transformers lets embeddings ask for a gradient, which would go back through layers without an adapter.
+        lm.disable_input_require_grads()
     else:
         lm.eval()
     return FrozenLM(lm)

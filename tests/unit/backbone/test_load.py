@@ -102,6 +102,7 @@ def test_checkpointing_changes_no_result():
     kept = load(model_type)
     recomputed = load_backbone(model_type, ds_config=None, dtype="fp32", checkpointing=True, device=CPU)
     assert torch.equal(hidden_states(kept), hidden_states(recomputed))
+    assert not recomputed.lm(IDS, None).requires_grad  # layers without an adapter have no backward pass
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):

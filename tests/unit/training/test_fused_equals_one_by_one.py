@@ -190,12 +190,13 @@ def test_gradients_do_not_mix(backbone, model_type):
     assert_close(crowded[:2], alone)
 
 
-def test_checkpointing_changes_no_update(backbone, model_type):
+@pytest.mark.parametrize("lora_layers", ["all", 1, 0])
+def test_checkpointing_changes_no_update(backbone, model_type, lora_layers):
     """The backward pass runs the layers again, adapters included."""
     recomputing = load_backbone(
         model_type, ds_config=None, dtype="fp32", checkpointing=True, device=torch.device("cpu")
     )
-    layout, local = make_layout(model_type), OPTIMIZERS["momentum, linear"]
+    layout, local = make_layout(model_type, lora_layers=lora_layers), OPTIMIZERS["momentum, linear"]
     kept, _ = train_both(backbone, layout, local, num_steps=[4, 2], with_reference=False)
     recomputed, _ = train_both(recomputing, layout, local, num_steps=[4, 2], with_reference=False)
     assert all(torch.equal(kept[k][name], recomputed[k][name]) for k in range(2) for name in kept[k])
