@@ -50,7 +50,7 @@ def training_cost(model_type: ModelType, layout: AdapterLayout, *, checkpointing
         checkpointing: The layers' forward pass is computed twice.
     """
     shapes = model_type.linear_shapes
-    lowest = _lowest_trained_layer(model_type, layout)
+    lowest = lowest_trained_layer(model_type, layout)
     num_backward = model_type.num_layers - lowest
     per_token = _head_flops(model_type, layout, has_backward=num_backward > 0)
     layer = 2 * sum(rows * columns for rows, columns in shapes.values())
@@ -71,7 +71,7 @@ def branch_elements(layout: AdapterLayout) -> int:
     return sum(elements[name] for branch in layout.branches for name in (branch.up, branch.down, branch.gate) if name)
 
 
-def _lowest_trained_layer(model_type: ModelType, layout: AdapterLayout) -> int:
+def lowest_trained_layer(model_type: ModelType, layout: AdapterLayout) -> int:
     """Return the number of the lowest layer that gradients go through; the number of layers if there is none."""
     if layout.dense:
         return 0

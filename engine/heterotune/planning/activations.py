@@ -20,7 +20,7 @@ Tensors = list[tuple[int, int]]
 
 
 def saved_by_layer(shape: TypeShape, dtype_bytes: int) -> Tensors:
-    """Return what a layer keeps for its backward pass."""
+    """Return what a layer that has a backward pass keeps for it."""
     ranks, wide = shape.rank_of_linear, dtype_bytes
     reads_attention = any(ranks.get(name) for name in ("q_proj", "k_proj", "v_proj"))
     reads_mlp = any(ranks.get(name) for name in ("gate_proj", "up_proj"))
@@ -38,14 +38,16 @@ def saved_by_layer(shape: TypeShape, dtype_bytes: int) -> Tensors:
 
 
 def saved_by_pass(shape: TypeShape, dtype_bytes: int, *, checkpointing: bool) -> Tensors:
-    """Return what all layers and the final norm keep until the backward pass begins.
+    """Return what layers and the final norm keep until the backward pass begins: those from the lowest that trains.
 
-    The first layer's input needs no gradient, so its norm keeps nothing; the final norm's input takes its place.
+    The lowest one's input needs no gradient, so its norm keeps nothing; the final norm's input takes its place.
     """
+    if not shape.num_backward:
+        return []
     final_norm = [(FP32 * shape.width, 1)]
     if checkpointing:
-        return [(dtype_bytes * shape.width, shape.num_layers), *final_norm]
-    return [(width, count * shape.num_layers) for width, count in saved_by_layer(shape, dtype_bytes)]
+        return [(dtype_bytes * shape.width, shape.num_backward), *final_norm]
+    return [(width, count * shape.num_backward) for width, count in saved_by_layer(shape, dtype_bytes)]
 
 
 def at_head(shape: TypeShape, dtype_bytes: int) -> Tensors:
@@ -64,8 +66,10 @@ def in_backward(shape: TypeShape, dtype_bytes: int, *, checkpointing: bool) -> T
     """Return what is alive beside the layers' tensors while the last layer's MLP goes backward.
 
     The gradient of the residual stream and two gradients of the inner width; with checkpointing also the whole layer,
-    computed again, but for its input, which was kept.
+    computed again, but for its input, which was kept. Where no layer goes backward, what an MLP holds forward.
     """
+    if not shape.num_backward:
+        return in_evaluation(shape, dtype_bytes)
     live = [(dtype_bytes * shape.width, 1), (dtype_bytes * shape.inner, 2)]
     if checkpointing:
         live += saved_by_layer(shape, dtype_bytes)

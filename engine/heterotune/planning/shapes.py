@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from heterotune.adapters.layout import AdapterLayout
-from heterotune.adapters.training_flops import branch_elements
+from heterotune.adapters.training_flops import branch_elements, lowest_trained_layer
 from heterotune.fleet.model_types import ALL_LINEARS, ModelType
 from heterotune.fleet.parameter_shapes import num_layer_elements
 
@@ -72,12 +72,22 @@ class TypeShape:
         return self.vocab_size * self.width
 
     @cached_property
+    def num_forward_only(self) -> int:
+        """Layers below the lowest that trains: they have no backward pass, keep nothing, and are computed once."""
+        return lowest_trained_layer(self.model_type, self.layout)
+
+    @property
+    def num_backward(self) -> int:
+        """Layers from the lowest on that trains."""
+        return self.num_layers - self.num_forward_only
+
+    @cached_property
     def rank_of_linear(self) -> dict[str, int]:
-        """Linear -> its branches' ranks together, of the first layer; all layers are alike."""
+        """Linear -> its branches' ranks together, of the lowest layer that has any; those above are like it."""
         ranks: dict[str, int] = defaultdict(int)
         specs = {spec.name: spec for spec in self.layout.tensors}
         for branch in self.layout.branches:
-            if branch.module.startswith("layers.0."):
+            if branch.module.startswith(f"layers.{self.num_forward_only}."):
                 ranks[branch.module.rpartition(".")[2]] += specs[branch.down].shape[0]
         assert ranks.keys() <= set(ALL_LINEARS)
         return dict(ranks)
