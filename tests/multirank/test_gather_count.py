@@ -7,9 +7,9 @@ from pathlib import Path
 
 CASE = Path(__file__).parent / "cases" / "gather_count.py"
 KEEPS_LAYERS = "{}"
-FORGETS_LAYERS = json.dumps(
-    {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
-)
+FORGETFUL = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
+FORGETS_LAYERS = json.dumps(FORGETFUL)
+FREEZES_TWO = json.dumps({**FORGETFUL, "forward_only": 2})
 
 
 def count(run_mpi, output: Path, *cases: str, num_ranks: int) -> list[list[dict]]:
@@ -21,13 +21,16 @@ def count(run_mpi, output: Path, *cases: str, num_ranks: int) -> list[list[dict]
 
 
 def test_a_pass_gathers_the_other_ranks_share_of_the_weights(run_mpi, tmp_path):
-    for keeps, forgets in count(run_mpi, tmp_path / "two", KEEPS_LAYERS, FORGETS_LAYERS, num_ranks=2):
+    cases = (KEEPS_LAYERS, FORGETS_LAYERS, FREEZES_TWO)
+    for keeps, forgets, freezes in count(run_mpi, tmp_path / "two", *cases, num_ranks=2):
         moved = keeps["moved"]["zero3_gather"]
         assert moved["sent_bytes"] == moved["received_bytes"] == keeps["weight_bytes"] / 2
         # Larger models are gathered once forward and once backward; the embedding has no backward pass.
         moved = forgets["moved"]["zero3_gather"]
         both_ways = 2 * forgets["weight_bytes"] - forgets["embedding_bytes"]
         assert moved["sent_bytes"] == moved["received_bytes"] == both_ways / 2
+        # Layers below the lowest that trains have none either.
+        assert freezes["moved"]["zero3_gather"]["received_bytes"] == (both_ways - 2 * forgets["layer_bytes"]) / 2
         assert forgets["weight_bytes"] > 800_000 and moved["num_calls"] > 20 and moved["seconds"] > 0
 
 

@@ -14,6 +14,7 @@ from heterotune.planning.client_bytes import down_bytes
 from heterotune.planning.collecting import collect_seconds
 from heterotune.planning.compute import compute_seconds
 from heterotune.planning.setting import Setting
+from heterotune.planning.shapes import TypeShape
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def stream_seconds(place: int, setting: Setting) -> float:
     shape, sharding, chosen = setting.shapes[place], setting.sharding_of(place), setting.calibration
     if not sharding.is_sharded:
         return 0.0
-    whole = shape.model_type.num_parameters * setting.dtype_bytes * _reads(setting)
+    whole = _read_bytes(shape, setting)
     mine = whole / sharding.group_size
     seconds = 0.0
     if sharding.place == "nvme":
@@ -83,10 +84,7 @@ def traffic(setting: Setting, by_rank: Sequence[Sequence[Chunk]]) -> Traffic:
     down = sum(sum(down_bytes(shape, setting.config.collective).values()) for shape in setting.shapes)
     gathers = [0.0] * len(setting.placement.crews)
     for place, shape in enumerate(setting.shapes):
-        whole, sharding = (
-            shape.model_type.num_parameters * setting.dtype_bytes * _reads(setting),
-            setting.sharding_of(place),
-        )
+        whole, sharding = _read_bytes(shape, setting), setting.sharding_of(place)
         part = 1 - 1 / sharding.group_size if sharding.is_sharded else 0.0
         crew = setting.placement.crew_of_rank[setting.placement.ranks_of_type[place][0]]
         gathers[crew] += whole * part * passes_in_lock_step(by_rank, place)
@@ -146,9 +144,14 @@ def _seconds_by_type(setting: Setting, mine: Sequence[Chunk]) -> list[float]:
     return seconds
 
 
-def _reads(setting: Setting) -> int:
-    """Return how often a pass reads each weight: forward, backward, and forward again with checkpointing."""
-    return 3 if setting.config.backbone.checkpointing else 2
+def _read_bytes(shape: TypeShape, setting: Setting) -> int:
+    """Return the bytes of weights that a pass reads: forward, backward, and forward again with checkpointing.
+
+    Layers below the lowest that trains are read forward only.
+    """
+    again = 2 if setting.config.backbone.checkpointing else 1
+    forward_only = shape.num_forward_only * shape.layer_elements
+    return setting.dtype_bytes * (shape.model_type.num_parameters * (1 + again) - forward_only * again)
 
 
 def _link(setting: Setting) -> float:

@@ -1,6 +1,8 @@
 """What ranks gather in passes over a ZeRO-3 backbone of known size. Every rank writes the bytes of a pass.
 
 python gather_count.py OUTPUT ZERO_OPTIMIZATION_KEYS_AS_JSON...
+
+Beside these keys there may be "forward_only", the number of layers, from the first on, that need no gradient.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ def pass_bytes(channel: Channel, options: dict[str, int]) -> dict[str, object]:
     """Make three training passes; returns what the last one moved and the bytes of the weights."""
     model_type = read_model_types((FleetEntry(name="m", model=MODEL, clients=1),))[0]
     ds_config = read_ds_config("zero3_cpu")
+    forward_only = options.pop("forward_only", 0)
     ds_config["zero_optimization"] |= options
     backbone = load_backbone(
         model_type,
@@ -41,17 +44,24 @@ def pass_bytes(channel: Channel, options: dict[str, int]) -> dict[str, object]:
         device=torch.device("cpu"),
         group=whole_job(),
     )
-    backbone.llama.embed_tokens.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+    below = backbone.llama.layers[forward_only - 1] if forward_only else backbone.llama.embed_tokens
+    below.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
     for _ in range(3):  # the first pass traces, and small weights stay gathered after it
         channel.traffic.drain()
         tokens_RT = torch.arange(8).view(2, 4)
         backbone.lm(tokens_RT, tokens_RT).sum().backward()
-    sizes = [parameter.ds_numel for parameter in backbone.lm.parameters()]
     return {
         "moved": {verb: vars(moved) for verb, moved in channel.traffic.drain().items()},
-        "weight_bytes": 4 * sum(size for size in sizes if size > PERSISTENT_ELEMENTS),
+        "weight_bytes": gathered_bytes(backbone.lm),
+        "layer_bytes": gathered_bytes(backbone.llama.layers[0]),
         "embedding_bytes": 4 * backbone.llama.embed_tokens.weight.ds_numel,
     }
+
+
+def gathered_bytes(module: torch.nn.Module) -> int:
+    """Return the bytes of the weights that do not stay gathered."""
+    sizes = [parameter.ds_numel for parameter in module.parameters()]
+    return 4 * sum(size for size in sizes if size > PERSISTENT_ELEMENTS)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from heterotune.planning.cluster import Cluster
 from heterotune.planning.compute import pass_flops
 from heterotune.planning.plan import setting_of
 from heterotune.planning.setting import Setting
+from heterotune.planning.time_model import traffic
 from heterotune.randomness import NO_CLIENT
 from heterotune.training.objective import ChunkBatch, client_losses
 
@@ -24,7 +25,7 @@ CLIENTS, ROWS, TOKENS = 2, 3, 8
 MARGIN = 0.025  # torch counts neither attention nor what adds in place; the plan takes the lowest layer for the others
 
 
-def setting(lora_layers: int | str, **backbone) -> Setting:
+def setting(lora_layers: int | str, cluster: Cluster | None = None, **backbone) -> Setting:
     run = {
         "name": "planned",
         "rounds": 1,
@@ -35,7 +36,7 @@ def setting(lora_layers: int | str, **backbone) -> Setting:
         "backbone": {"ds_config": "none", **backbone},
         "heterotune": {"lora_layers": lora_layers, "adapter_rank": 1, "head_rank": 2, "head_basis": 2},
     }
-    return setting_of(parse_run(run), Cluster(), load_calibration(None, has_gpus=False))
+    return setting_of(parse_run(run), cluster or Cluster(), load_calibration(None, has_gpus=False))
 
 
 def counted(of: Setting) -> int:
@@ -67,3 +68,15 @@ def test_a_pass_computes_what_torch_counts(lora_layers, checkpointing) -> None:
     if checkpointing:  # the plan takes the head for a layer, but it is not computed again
         planned -= 2 * CLIENTS * ROWS * TOKENS * of.shapes[0].embedding_elements
     assert planned == pytest.approx(counted(of), rel=MARGIN)
+
+
+@pytest.mark.parametrize(("checkpointing", "again"), [(False, 1), (True, 2)])
+def test_weights_of_layers_without_a_backward_pass_are_gathered_once(checkpointing, again) -> None:
+    cluster, backbone = Cluster(ranks_per_node=2), {"ds_config": "zero3_cpu", "checkpointing": checkpointing}
+    moved = {}
+    for lora_layers in (0, 2, "all"):
+        of = setting(lora_layers, cluster, **backbone)
+        moved[lora_layers] = traffic(of, of.chunks_by_rank({0: CLIENTS})).zero3_gather_bytes
+    layer_bytes = 4 * of.shapes[0].layer_elements // 2  # the other rank's half
+    assert moved["all"] == 4 * of.model_types[0].num_parameters * (1 + again) // 2
+    assert moved["all"] - moved[2] == 6 * again * layer_bytes and moved["all"] - moved[0] == 8 * again * layer_bytes
