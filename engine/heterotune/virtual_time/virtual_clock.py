@@ -187,5 +187,6 @@ def _line(
 
 
 def _flight_of(saved: Mapping[str, Any]) -> Flight:
-    """Return a flight as it was saved."""
-    return Flight(**{**saved, "client": Client(**saved["client"]), "verdict": Verdict(**saved["verdict"])})
+    """Return a flight as it was saved; checkpoints before 2026-11 have its client's loss, too, which nobody read."""
+    fields = {name: value for name, value in saved.items() if name != "loss"}
+    return Flight(**{**fields, "client": Client(**saved["client"]), "verdict": Verdict(**saved["verdict"])})

@@ -55,6 +55,16 @@ def test_a_clock_goes_on_from_what_it_saved():
     assert again.staleness(taken.arrived[0], 3) == 1 / math.sqrt(3)
 
 
+def test_a_clock_goes_on_from_what_an_older_one_saved():
+    clock, again = clock_of(BUFFERED), clock_of(BUFFERED)
+    advance(clock, report(0, 2), report(1, 5))
+    state = clock.state()
+    again.restore({**state, "in_flight": [{**flight, "loss": 1.5} for flight in state["in_flight"]]})
+    assert again.in_flight == clock.in_flight != ()
+    with pytest.raises(CheckpointError, match="unexpected keyword argument 'gain'"):
+        again.restore({**state, "in_flight": [{**flight, "gain": 1.5} for flight in state["in_flight"]]})
+
+
 @pytest.mark.parametrize("state", [{"seconds": "soon"}, {"in_flight": [{"client": 3}]}, {"in_flight": 7}, []])
 def test_a_state_that_nobody_saved_is_refused(state):
     with pytest.raises(CheckpointError, match="the checkpoint's state of the virtual clock cannot be read"):
