@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from heterotune.config.cross_checks import cross_field_problems
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.explain import shown, validation_problems
+from heterotune.config.field_types import LARGEST_COUNT
 from heterotune.config.overrides import apply_override
 from heterotune.config.schema import RunConfig
 from heterotune.config.yaml_text import read_yaml, write_yaml
@@ -123,7 +124,7 @@ def _section_adapters() -> dict[str, TypeAdapter]:
 
 
 def _sound_sections(run: dict) -> dict[str, Any]:
-    """Validate each section alone; leave out those that fail or are missing."""
+    """Validate each section alone; leave out those that fail or are missing; settle heterotune's "auto"."""
     sound = {}
     for name, info in RunConfig.model_fields.items():
         if name not in run:
@@ -133,4 +134,10 @@ def _sound_sections(run: dict) -> dict[str, Any]:
             sound[name] = _section_adapters()[name].validate_python(run[name])
         except ValidationError:
             continue
+    if {"heterotune", "data", "fleet"} <= sound.keys():
+        sound["heterotune"] = sound["heterotune"].settled(
+            asks_questions=sound["data"].asks_questions,
+            num_types=len(sound["fleet"]),
+            rounds=sound.get("rounds", LARGEST_COUNT),
+        )
     return sound
