@@ -40,7 +40,8 @@ NOTES = (
     "accuracy in points on test rows balanced over the labels, by likelihood of the labels' words; mean over seeds.",
     "worst_client: a client's accuracy weighs its type's accuracy of each label by the client's own share of it.",
     "gain: seed by seed, in points; ci95: half the width of Student's t interval. within_type: heterotune with all",
-    "tensors at scope type. Arms train about as many parameters each; public text: unlabelled questions of the task.",
+    "tensors at scope type. Other methods train about as many parameters as that, by their LoRA rank; forms and",
+    "ablations of heterotune train what their options say. Public text: unlabelled questions of the task.",
 )
 
 

@@ -1,8 +1,9 @@
 """What the evidence tables compare: fleets, settings of the data, arms (a method with options), and a table's cells.
 
-Arms are equal in local steps, batch and learning rate, and in trainable parameters: whoever lacks the head branch gets
+Arms are equal in local steps, batch and learning rate. Other methods are equal in trainable parameters, too: they get
 a LoRA rank at which a model type trains about as much as under the within-type twin (heterotune with every tensor at
-scope "type"), which is what a gain of sharing is measured against.
+scope "type"), which is what a gain of sharing is measured against. Forms and ablations of heterotune are not: they
+train what their options say, which is much less without a head or with LoRA in few layers.
 """
 
 from __future__ import annotations
