@@ -1,7 +1,11 @@
-"""The picture of an evidence table: what each arm gains over the baseline, with its confidence interval."""
+"""The picture of an evidence table: what each arm gains over the baseline, with its confidence interval.
+
+A gain that one seed alone knows has none.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -36,13 +40,13 @@ def gains_plot(table: str, rows: Sequence[Row]) -> Plot:
         for axes, (title, mine) in zip(all_axes, panels.items(), strict=True):
             places = range(len(mine))[::-1]
             gains = [float(str(row[GAIN])) for row in mine]
-            halves = [float(str(row[HALF] or 0)) for row in mine]
+            halves = [math.nan if row[HALF] == "" else float(str(row[HALF])) for row in mine]  # nan draws no interval
             axes.errorbar(gains, places, xerr=halves, fmt="o", color=colors.SERIES[0], capsize=2.5, linewidth=1.2)
             axes.axvline(0, color=colors.MUTED, linewidth=1.0)
-            axes.set_yticks(list(places), [f"{row['arm']} ({row['seeds']})" for row in mine])
+            axes.set_yticks(list(places), [str(row["arm"]) for row in mine])
             axes.set_ylim(-0.5, len(mine) - 0.5)
             axes.set_title(title)
-        all_axes[-1].set_xlabel(f"gain over {BASELINE} in points of accuracy, 95 % confidence interval (runs)")
+        all_axes[-1].set_xlabel(f"gain over {BASELINE} in points of accuracy, 95 % confidence interval")
 
     columns = ("task", "setting", "fleet", "arm", "seeds", GAIN, HALF)
     numbers = [[row[name] for name in columns] for mine in panels.values() for row in mine]

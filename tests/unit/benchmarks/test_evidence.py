@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 from tokenizers import Tokenizer
 
@@ -162,7 +163,25 @@ def test_the_picture_has_every_gain_that_is_known(tool, tmp_path) -> None:
     plot = tool.evidence_plot.gains_plot("scarce", tool.evidence_rows.table_rows(outcomes))
     assert plot.rows == [["clinc150", "scarce", "widths", "heterotune", 2, 5.0, 0.0]]
     svg = importlib.import_module("heterotune.report.plots.plot").render(plot).svg
-    assert "heterotune (2)" in svg and "clinc150, scarce, widths" in svg and "skew" not in svg
+    assert "heterotune" in svg and "clinc150, scarce, widths" in svg and "skew" not in svg
+
+
+def test_a_gain_of_one_seed_is_a_point_without_an_interval(tool, tmp_path) -> None:
+    Cell = tool.evidence_arms.Cell
+    seeds = {"fedavg_lora": (1, 2), "flora": (1, 2), "heterotune": (2, 3)}
+    outcomes = {
+        Cell("clinc150", "scarce", "widths", arm, seed, tmp_path): found(tool, 20.0 + len(arm) * seed)
+        for arm, mine in seeds.items()
+        for seed in mine
+    }
+    plot = tool.evidence_plot.gains_plot("scarce", tool.evidence_rows.table_rows(outcomes))
+    assert [(row[3], row[-1] == "") for row in plot.rows] == [("flora", False), ("heterotune", True)]
+    figure = Figure()
+    plot.draw(figure)
+    (axes,) = figure.axes
+    (bars,) = axes.collections
+    assert [len(ends) for ends in bars.get_segments()] == [2, 0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["flora", "heterotune"]
 
 
 def test_labels_that_a_type_never_saw_count_for_that_type_only(tool) -> None:
