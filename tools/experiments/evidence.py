@@ -2,11 +2,12 @@
 
     python tools/experiments/evidence.py --table siblings --data DATA --family FAMILY --out OUT --jobs 2
 
-DATA holds intent/CLINC150, intent/BANKING77 and dolly (see evidence_tasks.py); FAMILY the models s, m, l, l-4, l-3 of
-one tokenizer. What is done is not done again, and a run that stopped goes on, so the same command brings a table to its
-end; it is written each time from the cells that are done. OUT/asked keeps what each run was asked for: other settings
-want another OUT. Tables: main, scarce and skew (widths), siblings (all three settings), single (one model: the sanity
-bound), ablation, cmga, forms (of transfer between widths), other (data sets), tuning (for --rates).
+DATA holds intent/CLINC150, intent/BANKING77, dolly and tinyshakespeare (see evidence_tasks.py); FAMILY the models s, m,
+l, l-4, l-3 of one tokenizer. What is done is not done again, and a run that stopped goes on, so the same command brings
+a table to its end; it is written each time from the cells that are done. OUT/asked keeps what each run was asked for:
+other settings want another OUT. Tables: main, scarce and skew (widths), siblings (all three settings), single (one
+model: the sanity bound), ablation, cmga, forms (of transfer between widths), other (data sets), rounds (fewer of them,
+as long or with more steps each), tuning (for --rates).
 """
 
 from __future__ import annotations
