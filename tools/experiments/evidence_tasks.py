@@ -190,7 +190,7 @@ def prepare(
     task = TASKS[name]
     train = task.read(data, "train")
     word_of = label_words(task, sorted({label for _, label in train}), tokenizer)
-    folder = out / "rows" / f"{name}-{part}-{num_rows}-seed-{seed}"
+    folder = out / "rows" / f"{name}-{part}-{num_rows}-{num_test}-seed-{seed}"
     tested = _balanced(task.read(data, part), num_test, seed, f"{name}/{part}")
     if not (folder / PUBLIC).exists():
         folder.mkdir(parents=True, exist_ok=True)

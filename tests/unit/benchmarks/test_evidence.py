@@ -184,6 +184,18 @@ def test_a_gain_of_one_seed_is_a_point_without_an_interval(tool, tmp_path) -> No
     assert [label.get_text() for label in axes.get_yticklabels()] == ["flora", "heterotune"]
 
 
+def test_rows_for_other_numbers_of_test_rows_lie_elsewhere(tool, data, family, tmp_path) -> None:
+    tokenizer = Tokenizer.from_file(str(family / "l" / "tokenizer.json"))
+    few, more = (
+        tool.evidence_tasks.prepare(
+            "clinc150", data, tokenizer, tmp_path, seed=1, num_rows=20, num_test=count, part="test"
+        )
+        for count in (10, 30)
+    )
+    for task, count in ((few, 10), (more, 30)):
+        assert len((task.folder / "test.jsonl").read_text().splitlines()) == task.num_test == count
+
+
 def test_labels_that_a_type_never_saw_count_for_that_type_only(tool) -> None:
     of_label = {"s.0": {"a": 10.0, "b": 50.0}, "s.1": {"a": 20.0, "b": 60.0}, "l": {"a": 90.0, "b": 30.0}}
     assert tool.evidence_rows._missing({"s": ["a"], "l": ["b"]}, of_label) == 20.0
