@@ -50,16 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing, then write the table. Returns the process's exit code."""
     options = _parse(arguments)
     rates = json.loads(options.rates)
-    if options.table == "tuning":
-        return tune(options)
     try:
+        if options.table == "tuning":
+            return tune(options)
         cells = cells_of(options.table, options.seeds, options.out)
         some = {"arms": options.arms, "settings": options.settings}
         chosen = cells_of(options.table, options.seeds, options.out, **some) if options.jobs else []
-        configs = configs_of(chosen, options.data, options.family, rates)
+        wanted = [cell for cell in cells if cell in chosen or cell.asked.exists()]
+        configs = configs_of(wanted, options.data, options.family, rates)
         check_asked(configs)
-        run_missing(configs, options.jobs)
+        run_missing({cell: configs[cell] for cell in chosen}, options.jobs)
         done = [cell for cell in cells if is_done(cell)]
+        # Another command may have brought some to their end meanwhile.
+        check_asked(configs_of([cell for cell in done if cell not in configs], options.data, options.family, rates))
         if done:
             write(options, {cell: read_found(cell) for cell in done}, rates)
     except HeterotuneError as error:
@@ -81,6 +84,7 @@ def tune(options: argparse.Namespace) -> int:
     for rates in evidence_tuning.GRID:
         cells = cells_of_rates[rates] = evidence_tuning.cells_of(rates, options.out)
         configs |= configs_of(cells, options.data, options.family, asdict(rates), part="valid")
+    check_asked(configs)
     run_missing(configs, options.jobs)
     found = {rates: {cell: read_found(cell).mean for cell in cells} for rates, cells in cells_of_rates.items()}
     rows = evidence_tuning.rows_of(found)

@@ -289,6 +289,26 @@ def test_a_small_table_goes_on_where_it_was_and_is_written(tool, data, family, t
     assert not (tmp_path / "csv" / "evidence_single.png").exists()  # there is no baseline to gain over
 
 
+def test_cells_of_other_settings_are_in_no_table(tool, data, family, tmp_path, monkeypatch, capsys) -> None:
+    """Neither those that were there, nor those that another command ends meanwhile."""
+    arms, grid_cells = tool.evidence_arms, importlib.import_module("grid_cells")
+    monkeypatch.setattr(arms, "TABLES", {"single": ((("clinc150",), ("scarce",), ("one",), (arms.TWIN, "flora")),)})
+    twin, flora = arms.cells_of("single", [4], tmp_path)
+
+    def end(cell, rates) -> None:
+        grid_cells.note_asked(cell, tool.evidence.configs_of([cell], data, family, rates)[cell])
+        leave_outcome(cell)
+
+    where = ["--data", str(data), "--family", str(family), "--out", str(tmp_path), "--results", str(tmp_path / "csv")]
+    table = ["--table", "single", *where, "--seeds", "4", "--rates", json.dumps(RATES)]
+    end(twin, RATES)
+    assert tool.evidence.main([*table, "--jobs", "0", "--rates", '{"lora": 0.1, "head": 3.0}']) == LaunchError.exit_code
+    assert not (tmp_path / "csv").exists() and "seed-4: begun with other settings" in capsys.readouterr().err
+    monkeypatch.setattr(tool.evidence, "run_missing", lambda configs, jobs: end(flora, {**RATES, "lora": 0.1}))
+    assert tool.evidence.main([*table, "--arms", arms.TWIN]) == LaunchError.exit_code
+    assert not (tmp_path / "csv").exists() and str(flora.folder) in capsys.readouterr().err
+
+
 def leave_outcome(cell) -> None:
     """Write what a table reads of a run: one type, two labels, a client that has three times as much of the second."""
     cell.folder.mkdir(parents=True)
