@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY / "tools" / "benchmar
 
 import evidence_arms  # noqa: E402
 import evidence_tuning  # noqa: E402
-from evidence_arms import BASELINE, TABLES, TWIN, Cell, cells_of, config_of  # noqa: E402
+from evidence_arms import TABLES, TWIN, Cell, cells_of, config_of  # noqa: E402
 from evidence_plot import gains_plot  # noqa: E402
 from evidence_rows import read_found, table_rows  # noqa: E402
 from evidence_tasks import prepare  # noqa: E402
@@ -136,9 +136,9 @@ def write(options: argparse.Namespace, found: Mapping, rates: Mapping[str, float
     local = json.dumps({**evidence_arms.LOCAL, "learning rates": rates})
     facts = [f"local: {local}; settings (rows of a client in the mean): {json.dumps(settings)}"]
     write_table(options.results / f"evidence_{options.table}.csv", rows, [*facts, *NOTES])
-    if any(row["arm"] != BASELINE and row[f"gain_over_{BASELINE}"] != "" for row in rows):
-        picture = render(gains_plot(options.table, rows), png=True)
-        (options.results / f"evidence_{options.table}.png").write_bytes(picture.png)
+    plot = gains_plot(options.table, rows)
+    if plot is not None:
+        (options.results / f"evidence_{options.table}.png").write_bytes(render(plot, png=True).png)
     for row in rows:
         kind = f"{row['task']} {row['setting']} {row['fleet']}"
         twin = f"{row[f'gain_over_{TWIN}']} ± {row[f'gain_over_{TWIN}_ci95']}"

@@ -22,8 +22,8 @@ GAIN, HALF = f"gain_over_{BASELINE}", f"gain_over_{BASELINE}_ci95"
 INCHES_OF_ARM, INCHES_OF_FRAME = 0.2, 0.9
 
 
-def gains_plot(table: str, rows: Sequence[Row]) -> Plot:
-    """Return a picture with one panel for each task, setting and fleet, and one line for each arm.
+def gains_plot(table: str, rows: Sequence[Row]) -> Plot | None:
+    """Return a picture with one panel for each task, setting and fleet, and one line for each arm; None without gains.
 
     Args:
         table: Its name.
@@ -33,6 +33,8 @@ def gains_plot(table: str, rows: Sequence[Row]) -> Plot:
     for row in rows:
         if row["arm"] != BASELINE and row[GAIN] != "":
             panels.setdefault(f"{row['task']}, {row['setting']}, {row['fleet']}", []).append(row)
+    if not panels:
+        return None
     heights = [INCHES_OF_FRAME + INCHES_OF_ARM * len(mine) for mine in panels.values()]
 
     def draw(figure: Figure) -> None:

@@ -162,6 +162,8 @@ def test_the_picture_has_every_gain_that_is_known(tool, tmp_path) -> None:
     }  # fmt: skip
     plot = tool.evidence_plot.gains_plot("scarce", tool.evidence_rows.table_rows(outcomes))
     assert plot.rows == [["clinc150", "scarce", "widths", "heterotune", 2, 5.0, 0.0]]
+    alone = {cell: one for cell, one in outcomes.items() if cell.arm == "fedavg_lora" or cell.setting == "skew"}
+    assert tool.evidence_plot.gains_plot("scarce", tool.evidence_rows.table_rows(alone)) is None
     svg = importlib.import_module("heterotune.report.plots.plot").render(plot).svg
     assert "heterotune" in svg and "clinc150, scarce, widths" in svg and "skew" not in svg
 
