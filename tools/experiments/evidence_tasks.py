@@ -105,10 +105,10 @@ def _read_shakespeare(data: Path, part: str) -> list[Row]:
 
 
 def _part_of(rows: Sequence[Row], part: str) -> list[Row]:
-    """Return a fifth of the rows as "test", a tenth as "valid", or the rest; equal texts are in one part."""
+    """Return a fifth of the rows as "test", a tenth as "valid", or the rest: shortened, and equal texts in one part."""
     place = {"test": (0, 1), "valid": (2,), "train": range(3, 10)}[part]
-    kept = [(text, label) for text, label in rows if zlib.crc32(text.encode()) % 10 in place]
-    return [(_shortened(text), label) for text, label in kept]
+    shortened = [(_shortened(text), label) for text, label in rows]
+    return [(text, label) for text, label in shortened if zlib.crc32(text.encode()) % 10 in place]
 
 
 def _shortened(text: str) -> str:

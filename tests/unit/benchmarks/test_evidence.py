@@ -125,6 +125,15 @@ def test_speeches_of_the_ten_who_speak_most_are_told_apart_and_the_others_are_pu
     assert len(rows["train"]) > len(rows["test"]) > len(rows["valid"]) > 0
 
 
+def test_texts_that_differ_only_where_they_are_cut_are_in_one_part(tool) -> None:
+    longest = tool.evidence_tasks.LONGEST_TEXT
+    rows = [(f"{start} {'x' * longest} {end}", "label") for start in range(30) for end in range(4)]
+    parts = {part: tool.evidence_tasks._part_of(rows, part) for part in ("train", "valid", "test")}
+    starts = [{text for text, _ in part} for part in parts.values()]
+    assert sum(map(len, parts.values())) == len(rows) and all(starts) and len(set.union(*starts)) == 30
+    assert sum(map(len, starts)) == 30
+
+
 def test_paired_differences_have_students_interval(tool) -> None:
     mine, others = {1: 5.0, 2: 7.0, 3: 6.5, 9: 100.0}, {1: 4.0, 2: 4.5, 3: 5.0}
     mean, half = tool.paired_differences.paired(mine, others)
