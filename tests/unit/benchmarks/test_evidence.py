@@ -19,6 +19,7 @@ from scipy import stats
 from tokenizers import Tokenizer
 
 from heterotune.adapters.tables import adapter_layout
+from heterotune.config.heterotune_options import HeterotuneOptions
 from heterotune.errors import LaunchError
 from heterotune.fleet.model_types import read_model_types
 
@@ -244,10 +245,18 @@ def test_other_methods_train_as_many_parameters_as_the_twin(tool, data, family, 
 
 
 def test_an_ablation_changes_one_thing(tool) -> None:
+    """Without a head branch there is none that could learn from others."""
     arms = tool.evidence_arms
-    for arm in (*arms.CHANGES.values(), *arms.CHANGES_BETWEEN_SIBLINGS.values()):
-        changed = {key for key, value in arm.options.items() if arms.DISTILLED.get(key) != value} - {"distill_every"}
-        assert len(changed) + (arm.public != arms.PUBLIC) <= 1
+    default = HeterotuneOptions(**arms.DISTILLED).model_dump()
+    for name, arm in {**arms.CHANGES, **arms.CHANGES_BETWEEN_SIBLINGS}.items():
+        options = HeterotuneOptions(**arm.options).model_dump()
+        changed = {key for key in default if options[key] != default[key]}
+        if arm.public != arms.PUBLIC:
+            changed.add("public")
+        assert changed == {"head_rank", "distill_every"} if name == "no_head" else len(changed) == 1, name
+        assert arm.strategy == "heterotune" and not arm.alone
+    assert arms.CHANGES["no_head"].options["head_rank"] == arms.CHANGES["no_head"].options["distill_every"] == 0
+    assert arms.CHANGES["public_other_task"].public == arms.PUBLIC_OTHER
 
 
 def test_every_arm_fits_together(tool, data, family, tmp_path) -> None:
