@@ -41,7 +41,7 @@ def teach_adapters(
     banks: Mapping[int, Bank],
     layouts: Sequence[AdapterLayout],
     values: Mapping[str, Tensor],
-    answer_NC: Tensor,
+    answer_NC: Tensor | None,
     round_number: int,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Return the new common values by key, the same on every rank, and what to log. Every rank must call this.
@@ -52,18 +52,20 @@ def teach_adapters(
         banks: Place of a model type -> its global adapter, where this rank holds it; changed.
         layouts: Of all model types.
         values: Key -> the server's own value; the root's count.
-        answer_NC: Logits of what all types answer together; the root's count.
+        answer_NC: Logits of what all types answer together; the root's count, None elsewhere.
         round_number: The round after which this is.
     """
     answer_NC = _from_root(answer_NC, federation)
+    ranks = federation.placement.ranks_of_type
+    teachers = [holders[place % len(holders)] for place, holders in enumerate(ranks)]
+    lessons = {
+        place: _lesson(federation, attached[place], bank, place, answer_NC, round_number)
+        for place, bank in banks.items()
+        if _takes_part(federation, federation.backbones[place], teachers[place])
+    }  # all before the first is sent: ranks teach side by side
     updates, metrics = [], []
-    for place, layout in enumerate(layouts):
-        holders = federation.placement.ranks_of_type[place]
-        teacher = holders[place % len(holders)]  # types are taught side by side where ranks hold several
-        mine = None
-        if place in banks and _takes_part(federation, federation.backbones[place], teacher):
-            mine = _steps(federation, attached[place], banks[place], place, answer_NC, round_number)
-        found = _at_root(mine, federation, teacher)
+    for place, (layout, teacher) in enumerate(zip(layouts, teachers, strict=True)):
+        found = _at_root(lessons.get(place), federation, teacher)
         if found is not None:
             update_P, loss = found
             updates.append({spec.key: update_P[layout.columns[spec.name]] for spec in layout.travelling})
@@ -114,7 +116,7 @@ def _takes_part(federation: Federation, backbone: Backbone, teacher: int) -> boo
     return federation.channel.mpi_rank == teacher or (backbone.in_lock_step and teacher in backbone.mpi_ranks)
 
 
-def _steps(
+def _lesson(
     federation: Federation,
     attached: AttachedAdapter,
     bank: Bank,
@@ -148,7 +150,7 @@ def _steps(
     return trained.update_KP[0], trained.loss_K.item()
 
 
-def _from_root(answer_NC: Tensor, federation: Federation) -> Tensor:
+def _from_root(answer_NC: Tensor | None, federation: Federation) -> Tensor:
     """Return the root's answers on every rank, float32."""
     sent = answer_NC.float().numpy().tobytes() if federation.channel.mpi_rank == ROOT else None
     received = np.frombuffer(bytearray(federation.channel.broadcast_bytes(sent)), dtype=np.float32)
