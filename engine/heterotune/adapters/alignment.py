@@ -46,7 +46,7 @@ def align_types(states: Sequence[Tensor], head_rank: int, method: Method, *, run
     Args:
         states: For each type its final hidden states at the same public positions, (N, D_m).
         head_rank: r, at most the smallest width.
-        method: `gcca` (default of the product), `gcca_shrunk` (the same, each coordinate as large as the regression on
+        method: `gcca`, `gcca_shrunk` (the same, each coordinate as large as the regression on
             a type's states leaves it), `procrustes` (each type's principal components rotated to the first
             type's), `pca` (not rotated), `none` (random maps; aligns nothing, for ablations).
         run_seed: Seeds the random maps.

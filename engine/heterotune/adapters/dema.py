@@ -1,8 +1,8 @@
 """DeMA's table of scopes: the branches of a model type and who shares each of them. Imports no torch.
 
-Our reconstruction from the abstract of arXiv:2411.16796v2; the paper's formulas were not readable to us. The default
-follows small experiments: siblings share their LoRA by original layer (scope "width"), every type shares the branch at
-the head (scope "fleet").
+Our reconstruction from the abstract of arXiv:2411.16796v2; the paper's formulas were not readable to us. Siblings
+share their LoRA by original layer (scope "width"); the branch at the head is all types' (scope "fleet") or each one's
+own, as the run's data decides (config/heterotune_options.py).
 """
 
 from __future__ import annotations
