@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
+import numpy as np
 import pytest
 
 
@@ -15,3 +18,19 @@ def _nothing_is_collected_while_measuring() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+@pytest.fixture(scope="session")
+def resident_block() -> Callable[[int], AbstractContextManager[None]]:
+    """Return what makes so many bytes resident for a while.
+
+    They come from the system and go back there: a heap with room left by earlier tests would grow by nothing.
+    """
+
+    @contextmanager
+    def block_of(num_bytes: int) -> Iterator[None]:
+        with mmap.mmap(-1, num_bytes) as block:
+            np.frombuffer(block, dtype=np.uint8).fill(1)
+            yield
+
+    return block_of

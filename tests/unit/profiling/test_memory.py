@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,12 +12,11 @@ BLOCK_BYTES = 64 * 2**20
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_the_peak_sees_what_was_freed_again(sampled: bool) -> None:
+def test_the_peak_sees_what_was_freed_again(sampled: bool, resident_block) -> None:
     peak = ResidentPeak(sampled=sampled)
     peak.start()
-    block = np.ones(BLOCK_BYTES, dtype=np.uint8)
-    with_block = peak.stop()
-    del block
+    with resident_block(BLOCK_BYTES):
+        with_block = peak.stop()
     peak.start()
     without_block = peak.stop()
     assert with_block - without_block > BLOCK_BYTES // 2
