@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evidence_arms import BASELINE, TWIN, Cell, model_of, withheld
+from evidence_arms import BASELINE, DEFAULT, TWIN, Cell, model_of, withheld
 from paired_differences import paired, spread
 
 from heterotune.report.run_record import read_run
@@ -115,7 +115,7 @@ def _row(mine: Mapping[int, Found], arms: Mapping[str, Mapping[int, Found]]) -> 
     missing = [one.missing for one in mine.values() if one.missing is not None]
     row["withheld_labels_accuracy"] = _shown(statistics.fmean(missing)) if missing else ""
     row["loss"] = _shown(statistics.fmean(one.loss for one in mine.values()), 4)
-    for other in (TWIN, BASELINE):
+    for other in (TWIN, DEFAULT, BASELINE):
         theirs = arms.get(other, {})
         gain, half = paired({seed: one.mean for seed, one in mine.items()}, {s: one.mean for s, one in theirs.items()})
         row |= {f"gain_over_{other}": _shown(gain), f"gain_over_{other}_ci95": _shown(half)}
