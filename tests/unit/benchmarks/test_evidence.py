@@ -6,7 +6,9 @@ import csv
 import importlib
 import json
 import math
+import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -380,3 +382,17 @@ def test_one_run_leaves_what_a_table_reads(tool, data, family, tmp_path, monkeyp
     of_run = tool.evidence_rows.read_found(cell)
     assert of_run.of_type.keys() == {"m"} and len(of_run.of_client) == 3
     assert of_run.missing is None and of_run.loss > 0 and of_run.up_bytes > 0
+
+
+def test_the_script_for_all_tables_names_what_there_is(tool, tmp_path, monkeypatch) -> None:
+    python, asked = tmp_path / "python", tmp_path / "asked"
+    python.write_text(f'#!/bin/sh\nshift; echo "$@" >> {asked}\n')
+    python.chmod(0o755)
+    script = ROOT / "tools" / "experiments" / "evidence.sh"
+    subprocess.run(
+        ["bash", script, "data", "family", "out"], env={"PATH": os.environ["PATH"], "PYTHON": python}, check=True
+    )
+    lines = [tool.evidence._parse(line.split()) for line in asked.read_text().splitlines()]
+    assert {options.table for options in lines} == tool.evidence_arms.TABLES.keys()
+    assert {options.jobs for options in lines} == {2} and {options.out.name for options in lines} == {"out"}
+    assert subprocess.run(["bash", script, "data"], capture_output=True).returncode == 2
