@@ -154,7 +154,7 @@ class DataConfig(Section):
     public: Source | None = None
     """Public text for the alignment, a source like `source`; null = the embedded public modules. Where rows have
     classes, text of the same kind is taken for questions from which model types learn of one another's answers
-    (`heterotune.distill_every`): text of another kind does harm there (docs/evidence.md)."""
+    (`heterotune.distill_every`): questions of another task help less there, other text may harm (docs/evidence.md)."""
     tokenizer: Text | None = None
     """Folder, file or hub id of the fleet's tokenizer; null = the one beside the models."""
     streaming: Flag = False
