@@ -7,7 +7,17 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from heterotune.config.field_types import Count, CountOrZero, Decay, Flag, NotNegative, Positive, Section, Share
+from heterotune.config.field_types import (
+    LARGEST_COUNT,
+    Count,
+    CountOrZero,
+    Decay,
+    Flag,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+)
 from heterotune.config.method_options import Targets
 from heterotune.config.methods import METHODS, Needs
 
@@ -165,3 +175,16 @@ class HeterotuneOptions(Section):
             text = "cmga = gradvac follows pairs over rounds, and cmga_tasks = clients meet too seldom"
             raise ValueError(f"{text}. Set cmga_tasks: types, or another cmga.")
         return self
+
+
+def settled_among(sections: Mapping[str, Any]) -> HeterotuneOptions:
+    """Return section `heterotune` as `settled` leaves it in a run.
+
+    Args:
+        sections: Valid sections of the run by name, data and fleet among them; where `rounds` is not, there are many.
+    """
+    return sections["heterotune"].settled(
+        asks_questions=sections["data"].asks_questions,
+        num_types=len(sections["fleet"]),
+        rounds=sections.get("rounds", LARGEST_COUNT),
+    )

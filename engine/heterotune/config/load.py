@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from heterotune.config.cross_checks import cross_field_problems
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.explain import shown, validation_problems
-from heterotune.config.field_types import LARGEST_COUNT
+from heterotune.config.heterotune_options import settled_among
 from heterotune.config.overrides import apply_override
 from heterotune.config.schema import RunConfig
 from heterotune.config.yaml_text import read_yaml, write_yaml
@@ -135,9 +135,5 @@ def _sound_sections(run: dict) -> dict[str, Any]:
         except ValidationError:
             continue
     if {"heterotune", "data", "fleet"} <= sound.keys():
-        sound["heterotune"] = sound["heterotune"].settled(
-            asks_questions=sound["data"].asks_questions,
-            num_types=len(sound["fleet"]),
-            rounds=sound.get("rounds", LARGEST_COUNT),
-        )
+        sound["heterotune"] = settled_among(sound)
     return sound

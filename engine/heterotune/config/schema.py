@@ -39,7 +39,7 @@ from heterotune.config.field_types import (
 )
 from heterotune.config.fleet_options import FleetEntry
 from heterotune.config.heterogeneous_options import DepthflOptions, FedprotoOptions, InclusiveflOptions
-from heterotune.config.heterotune_options import HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions, settled_among
 from heterotune.config.method_options import (
     DEFAULT_LOCAL_STEPS,
     FedavgFullOptions,
@@ -180,10 +180,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _settle_heterotune(self) -> RunConfig:
         """The data decides which form of the head branch serves best."""
-        options = self.heterotune.settled(
-            asks_questions=self.data.asks_questions, num_types=len(self.fleet), rounds=self.rounds
-        )
-        self.__dict__["heterotune"] = options  # sections are frozen, and nobody has seen this one yet
+        self.__dict__["heterotune"] = settled_among(self.__dict__)  # frozen, and nobody has seen this one yet
         return self
 
     @model_validator(mode="after")
