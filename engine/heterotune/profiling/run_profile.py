@@ -15,8 +15,8 @@ from heterotune.profiling.leaks import Leak, find_leaks
 from heterotune.run_folder import CONFIG_FILE, MEMORY_FILE, SPANS_FILE, RunFolder
 
 PHASES = (
-    *("load", "build", "align", "train", "distill", "encode"),
-    *("gather", "aggregate", "broadcast", "evaluate", "checkpoint"),
+    *("load", "build", "align", "train", "encode"),
+    *("gather", "aggregate", "broadcast", "distill", "evaluate", "checkpoint"),
 )
 """In the order in which a round comes to them; the first three run once."""
 _ONLY_SOME = ("load", "align", "distill")
