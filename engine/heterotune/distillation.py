@@ -89,12 +89,12 @@ def lesson_options(config: RunConfig) -> LocalConfig:
     return local.model_copy(update=changed)
 
 
-def soft_objective(tokens: Sequence[int], embedding_CD: Tensor, share_NC: Tensor) -> Objective:
+def soft_objective(embedding_CD: Tensor, share_NC: Tensor) -> Objective:
     """Return the cross-entropy of a row's classes against the shares that all types together give them.
 
     Args:
-        tokens: The classes' tokens, the columns of the head branch's features; there may be no head branch.
-        embedding_CD: Their rows of the output embedding, on the backbone's device.
+        embedding_CD: The output embedding's rows of the classes' tokens, in the order of the head branch's features; on
+            the backbone's device.
         share_NC: Wanted probabilities; a batch's `labels_R` are rows of it.
     """
 
@@ -126,8 +126,8 @@ def _lesson(
 ) -> tuple[Tensor, float]:
     """Teach a type; returns its update (P,) and the mean loss of the steps. All ranks that share its copy call this."""
     backbone, config, public = federation.backbones[place], federation.config, federation.public
-    tokens, options = federation.label_tokens, lesson_options(federation.config)
-    embedding_CD = backbone.output_embedding()[list(tokens)].to(backbone.device)
+    options = lesson_options(config)
+    embedding_CD = backbone.output_embedding(federation.label_tokens).to(backbone.device)
     share_NC = torch.softmax(answer_NC, dim=1).float().to(backbone.device)
     rows = public.take(np.arange(len(answer_NC)))
     picks_SB = batches(
@@ -145,7 +145,7 @@ def _lesson(
         return ChunkBatch.of_rows(part.input_ids[:, :longest], part.targets[:, :longest], 1, backbone.device, picks_B)
 
     chunk = Chunk(place, (Client(NO_CLIENT, place, len(rows)),), (options.steps,))
-    rule = LocalRule(soft_objective(tokens, embedding_CD, share_NC))
+    rule = LocalRule(soft_objective(embedding_CD, share_NC))
     trained = train_chunk(backbone, attached, bank, chunk, map(batch_of, picks_SB), options, rule)
     return trained.update_KP[0], trained.loss_K.item()
 
@@ -178,10 +178,7 @@ def _moved(
 ) -> dict[str, Tensor]:
     """Return the values moved by the mean update of the types that share each, on every rank; the root's count."""
     flat = torch.zeros(sum(sizes.values()))
-    parts = dict(zip(sizes, flat.split(list(sizes.values())), strict=True))
     if federation.channel.mpi_rank == ROOT:
-        for key, part in parts.items():
-            mean = torch.stack([update[key].double() for update in updates if key in update]).mean(dim=0)
-            part.copy_(values[key].flatten().double() + mean)
-    flat = from_root(flat, federation.channel)
-    return dict(zip(sizes, flat.split(list(sizes.values())), strict=True))
+        mean = {key: torch.stack([each[key].double() for each in updates if key in each]).mean(dim=0) for key in sizes}
+        flat = torch.cat([(values[key].flatten().double() + mean[key]).float() for key in sizes])
+    return dict(zip(sizes, from_root(flat, federation.channel).split(list(sizes.values())), strict=True))

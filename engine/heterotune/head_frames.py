@@ -170,14 +170,12 @@ def _states_of_share(federation: Federation, place: int, num_positions: int) -> 
     return mine
 
 
-def output_embedding(federation: Federation, place: int, tokens: Tensor | None = None) -> Tensor | None:
+def output_embedding(federation: Federation, place: int, tokens: Sequence[int] | None = None) -> Tensor | None:
     """Return a type's output embedding, float32, (V, D), or its rows of some tokens; at the root at least.
 
     Every rank must call this, with the same tokens.
     """
-    mine = federation.backbones[place].output_embedding() if place in federation.backbones else None
-    if mine is not None and tokens is not None:
-        mine = mine[tokens]
+    mine = federation.backbones[place].output_embedding(tokens) if place in federation.backbones else None
     found = _at_root(mine, np.float32, federation, place)
     return None if found is None else found.view(-1, federation.model_types[place].width)
 

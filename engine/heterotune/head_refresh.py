@@ -79,7 +79,7 @@ def refresh_head(
         if is_root:
             cores = _reexpressed(cores, core_keys, states, frames, going_on)
     if distill:
-        tokens = frames[0].basis_QV.argmax(dim=1).cpu()  # a row of Q is one token of the labels
+        tokens = federation.label_tokens  # a row of Q is one of them
         embeddings = [output_embedding(federation, place, tokens) for place in range(len(frames))]
         if is_root:
             cores, answer_NC, agreements = _distilled(cores, core_keys, states, going_on, embeddings)

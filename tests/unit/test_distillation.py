@@ -90,7 +90,7 @@ def test_the_loss_is_the_cross_entropy_among_the_classes_with_the_shares_of_all(
     share_NC = torch.softmax(torch.randn(NUM_ROWS, len(TOKENS), generator=torch.Generator().manual_seed(1)), dim=1)
     picks = np.array([5, 2, 2, 9])
     batch = ChunkBatch.of_rows(public.input_ids[picks], public.targets[picks], 1, CPU, picks)
-    objective = soft_objective(TOKENS, backbone.output_embedding()[list(TOKENS)], share_NC)
+    objective = soft_objective(backbone.output_embedding(TOKENS), share_NC)
     with fleet.attached[0].use(bank):
         found = objective(backbone, bank, batch)
         logits = log_probabilities(backbone, bank, batch)[:, list(TOKENS)]

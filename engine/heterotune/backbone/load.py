@@ -64,14 +64,17 @@ class Backbone:
 
         return any_in_group(says, self.group)
 
-    def output_embedding(self) -> Tensor:
-        """Return a copy of the output embedding, float32 on the CPU, shape (V, D). The group's ranks must call this."""
-        weight = self.lm.head.weight
+    def output_embedding(self, tokens: Sequence[int] | None = None) -> Tensor:
+        """Return a copy of the output embedding, or of its rows of some tokens, float32 on the CPU, shape (V, D).
+
+        The group's ranks must call this.
+        """
+        weight, rows = self.lm.head.weight, slice(None) if tokens is None else list(tokens)
         if not self.in_lock_step:
-            return weight.detach().float().cpu().clone()
+            return weight.detach()[rows].float().cpu().clone()
         from heterotune.backbone.zero3 import gathered
 
-        return gathered(weight).float()
+        return gathered(weight)[rows].float()
 
 
 def pick_dtype(choice: str) -> str:
