@@ -24,7 +24,7 @@ from heterotune.config.schema import RunConfig
 from heterotune.errors import LaunchError
 from heterotune.launching.launch_methods import launch_methods, working_launch_methods
 from heterotune.launching.local import end_job
-from heterotune.launching.mpirun import find_mpirun, mpirun_prefix
+from heterotune.launching.mpirun import find_mpirun, mpirun_prefix, own_session_folder
 from heterotune.launching.worker_environment import gpu_is_usable, usable_cores
 
 __all__ = ["Check", "examine", "prepare_run", "working_launch_methods"]
@@ -105,13 +105,15 @@ def check_mpi() -> Check:
         return Check("MPI", False, str(error), fix)
     prefix = mpirun_prefix(mpirun, 2, num_cores=usable_cores(), as_root=os.geteuid() == 0)
     command = [*prefix, sys.executable, "-c", _MPI_PROGRAM]
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        output, errors = job.communicate(timeout=_MPI_LIMIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        return Check("MPI", False, f"{mpirun}: two ranks did not end in {_MPI_LIMIT_SECONDS:.0f} s", fix)
-    finally:
-        end_job(job)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with own_session_folder(os.environ) as environ:
+        job = subprocess.Popen(command, env=environ, start_new_session=True, **pipes)
+        try:
+            output, errors = job.communicate(timeout=_MPI_LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return Check("MPI", False, f"{mpirun}: two ranks did not end in {_MPI_LIMIT_SECONDS:.0f} s", fix)
+        finally:
+            end_job(job)
     if job.returncode == 0 and output.split() == ["2", "2"]:
         return Check("MPI", True, f"{mpirun}: two ranks found each other")
     words = (errors or output).strip().splitlines()

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from heterotune.launching.mpirun import own_session_folder
+
 SOURCE_ROOT = Path(__file__).parents[2] / "engine"
 _LAUNCHER_VARIABLES = (
     "OMPI_",
@@ -70,7 +72,8 @@ def run_mpi(
     mpirun = Path(sys.executable).parent / "mpirun"
     command = [mpirun, "-n", str(num_ranks), "--oversubscribe", sys.executable, "-m", "mpi4py", *arguments]
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return _run_all([command], [_environment(as_root, environment)], limit_seconds)
+    with own_session_folder(_environment(as_root, environment)) as environ:
+        return _run_all([command], [environ], limit_seconds)
 
 
 def run_torch(
@@ -92,7 +95,8 @@ def run_command(
     command: Sequence[str | Path], *, limit_seconds: float = 60.0, environment: Mapping[str, str] | None = None
 ) -> JobResult:
     """Run a launcher's command line as it stands; else as `run_mpi`."""
-    return _run_all([command], [_environment({}, environment)], limit_seconds)
+    with own_session_folder(_environment({}, environment)) as environ:
+        return _run_all([command], [environ], limit_seconds)
 
 
 def _environment(launcher: Mapping[str, str], extra: Mapping[str, str] | None) -> dict[str, str]:

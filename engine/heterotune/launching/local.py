@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +16,7 @@ import psutil
 
 from heterotune.errors import LaunchError
 from heterotune.launching.environment import LOCAL_LAUNCH_VARIABLE
-from heterotune.launching.mpirun import find_mpirun, mpirun_prefix, worker_command
+from heterotune.launching.mpirun import find_mpirun, mpirun_prefix, own_session_folder, worker_command
 from heterotune.launching.rank_processes import end_session, killed_rank, signal_text
 from heterotune.launching.worker_environment import gpu_is_usable, usable_cores, worker_variables
 from heterotune.run_folder import FAILURE_FILE, RunFolder
@@ -65,7 +65,8 @@ def run_local(
     command = worker_command(prefix, run_folder.config_path, run_folder.path, resume=resume, overrides=overrides)
     environ = job_environment(os.environ, num_ranks)
     environ |= worker_variables(environ, threads_per_rank=threads_per_rank, has_gpu=gpu_is_usable())
-    return run_command(command, environ, run_folder, on_status)
+    with own_session_folder(environ) if prefix else nullcontext(environ) as job_environ:
+        return run_command(command, job_environ, run_folder, on_status)
 
 
 def open_to_resume(run_dir: Path) -> RunFolder:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from heterotune.errors import LaunchError
 
 WORKER_MODULE = "heterotune.worker"
+SESSION_VARIABLE = "PRTE_MCA_prte_local_tmpdir_base"
 
 
 def find_mpirun(python: str | Path = sys.executable) -> Path:
@@ -40,6 +43,18 @@ def mpirun_prefix(mpirun: Path, num_ranks: int, *, num_cores: int, as_root: bool
     prefix += ["--oversubscribe"] if num_ranks > num_cores else []
     prefix += ["--allow-run-as-root"] if as_root else []
     return prefix
+
+
+@contextmanager
+def own_session_folder(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Yield an environment in which one mpirun keeps its session files in a folder of its own; remove that at the end.
+
+    Open MPI names its session folder after mpirun's process id alone. A killed mpirun leaves it, and a later one of the
+    same id (they come round after 32,768 processes, and soon in a container) then ends with "The PMIx server's listener
+    thread failed to start". A folder that the user chose stays.
+    """
+    with TemporaryDirectory(prefix="heterotune-", ignore_cleanup_errors=True) as folder:
+        yield {SESSION_VARIABLE: folder, **environ}
 
 
 def worker_command(

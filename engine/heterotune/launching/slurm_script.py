@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from heterotune.errors import PREEMPTED
 from heterotune.launching.launch_methods import MethodName
-from heterotune.launching.mpirun import WORKER_MODULE
+from heterotune.launching.mpirun import SESSION_VARIABLE, WORKER_MODULE
 from heterotune.launching.stopping import STOP_FILE
 
 SCRIPT_FILE = "job.sbatch"
@@ -125,10 +125,17 @@ _CLEAN = f"""\
 rm -f "$RUN_DIR/{STOP_FILE}" "$RUN_DIR/failure.json" "$RUN_DIR/{EXIT_CODE_FILE}"
 unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT HETEROTUNE_NUM_RANKS"""
 
+_SESSION = f"""\
+# mpirun's session files in a folder of this job's own: what a killed one leaves stops the next of its process id.
+{SESSION_VARIABLE}=$(mktemp -d "${{TMPDIR:-/tmp}}/heterotune-XXXXXX")
+export {SESSION_VARIABLE}
+trap 'rm -rf "${SESSION_VARIABLE}"' EXIT"""
+
 
 def _mpirun(script: BatchScript) -> str:
     """Open MPI's mpirun: under Slurm it asks Slurm for the hosts, under PBS it gets a file."""
     return f"""\
+{_SESSION}
 # Slurm tells mpirun its hosts; under PBS they are in a file.
 HOSTS=()
 if [[ -n "${{PBS_NODEFILE:-}}" ]]; then
@@ -159,6 +166,7 @@ def _deepspeed(script: BatchScript) -> str:
     """DeepSpeed's launcher over Open MPI; it wants a hostfile, and an interface unless that is eth0."""
     mpi_options = f"--map-by ppr:{script.ranks_per_node}:node --bind-to none --mca btl_tcp_if_include $INTERFACE"
     return f"""\
+{_SESSION}
 # The hosts of this job, from Slurm or from PBS.
 if [[ -n "${{SLURM_JOB_NODELIST:-}}" ]]; then
     scontrol show hostnames "$SLURM_JOB_NODELIST"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from heterotune.launching.mpirun import SESSION_VARIABLE
 from heterotune.launching.slurm_script import BatchScript, render
 
 SOURCE_ROOT = Path(__file__).parents[3] / "engine"
@@ -115,6 +116,14 @@ def test_a_job_that_ends_well(batch) -> None:
     assert arguments[arguments.index("PATH") - 1] == "-x" and "--hostfile" not in arguments
     worker = ["-m", "mpi4py", "-m", "heterotune.worker", f"{job.run}/config.yaml", "--run-dir", str(job.run)]
     assert arguments[-9:] == [str(job.tools / "python"), *worker, "--resume"]
+
+
+def test_mpirun_has_a_session_folder_of_its_own_while_the_job_runs(batch) -> None:
+    job = batch(
+        f'test -d "${SESSION_VARIABLE}" && echo "${SESSION_VARIABLE}" >"$RUN/session"; touch "$RUN/summary.json"'
+    )
+    assert job.finish(job.start()) == (0, "")
+    assert not Path((job.run / "session").read_text().strip()).exists()
 
 
 def test_the_failing_rank_has_the_last_word(batch) -> None:

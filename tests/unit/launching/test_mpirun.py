@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from heterotune.errors import LaunchError
-from heterotune.launching.mpirun import find_mpirun, mpirun_prefix, worker_command
+from heterotune.launching.mpirun import SESSION_VARIABLE, find_mpirun, mpirun_prefix, own_session_folder, worker_command
 
 
 def test_the_mpirun_beside_python_comes_first(tmp_path: Path, monkeypatch) -> None:
@@ -48,3 +48,8 @@ def test_ranks_run_under_mpi4py_and_a_single_process_does_not() -> None:
     assert worker_command([], config, run, "py", resume=True) == ["py", *tail, "--resume"]
     command = worker_command([], config, run, "py", resume=True, overrides=["rounds=9", "seed=1"])
     assert command == ["py", *tail, "--resume", "--set", "rounds=9", "--set", "seed=1"]
+
+
+def test_a_folder_that_the_user_chose_for_mpirun_stays(tmp_path: Path) -> None:
+    with own_session_folder({SESSION_VARIABLE: str(tmp_path)}) as environ:
+        assert environ == {SESSION_VARIABLE: str(tmp_path)}
