@@ -150,6 +150,7 @@ FORMS: Mapping[str, Arm] = {  # of transfer between widths
 CMGA: Mapping[str, Arm] = {
     **{f"cmga_{form}": _distilled(cmga=form) for form in ("cagrad", "mgda", "gradvac", "aligned_mtl", "cosine")},
     **{f"cmga_{form}_clients": _distilled(cmga=form, cmga_tasks="clients") for form in ("project", "mgda")},
+    **{f"cmga_by_{each}": _distilled(cmga_granularity=each) for each in ("tensor", "branch", "model")},
     "cmga_mgda_not_rescaled": _distilled(cmga="mgda", cmga_rescale=False),
     "shared_cmga_none": _shared(cmga="none"),
     "shared_cmga_mgda": _shared(cmga="mgda"),
