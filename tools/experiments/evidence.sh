@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All evidence tables, the most valuable cells first: bash tools/experiments/evidence.sh DATA FAMILY OUT [JOBS]
+# All evidence tables and docs/evidence.md, the most valuable cells first: bash tools/experiments/evidence.sh DATA FAMILY OUT [JOBS]
 # What is done is not done again, so the same command goes on after an interruption.
 set -uo pipefail # a run that fails is told, and the others go on
 if [ $# -lt 3 ]; then
@@ -15,3 +15,4 @@ run() { "$python" "$here/evidence.py" "${where[@]}" "$@"; }
 for table in siblings scarce skew main; do run --table "$table" --arms within_type heterotune fedavg_lora shared; done
 for table in siblings scarce skew main single forms other; do run --table "$table"; done
 for table in cmga ablation rounds; do run --table "$table" --seeds 1 2 3; done
+"$python" "$here/evidence_page.py"

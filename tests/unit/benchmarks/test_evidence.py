@@ -30,6 +30,7 @@ EMBEDDED = ROOT / "engine" / "heterotune" / "backbone" / "embedded"
 MODULES = (
     "evidence",
     "evidence_arms",
+    "evidence_page",
     "evidence_plot",
     "evidence_rows",
     "evidence_tasks",
@@ -396,3 +397,33 @@ def test_the_script_for_all_tables_names_what_there_is(tool, tmp_path, monkeypat
     assert {options.table for options in lines} == tool.evidence_arms.TABLES.keys()
     assert {options.jobs for options in lines} == {2} and {options.out.name for options in lines} == {"out"}
     assert subprocess.run(["bash", script, "data"], capture_output=True).returncode == 2
+
+
+def test_the_page_has_the_figures_of_the_tables(tool) -> None:
+    page = tool.evidence_page.PAGE.read_text(encoding="utf-8")
+    assert tool.evidence_page.filled(page, tool.evidence_page.RESULTS) == page
+
+
+def test_a_table_of_the_page_tells_how_many_seeds_a_figure_has_unless_it_has_all(tool, tmp_path) -> None:
+    header = (
+        "task,setting,fleet,arm,seeds,mean_accuracy,mean_accuracy_std,gain_over_heterotune,gain_over_heterotune_ci95"
+    )
+    rows = ["heterotune,5,40.04,2.0,0.0,0.0", "silu,5,39.0,1.0,-1.04,2.36", "align_pca,1,41.0,,0.96,"]
+    lines = [
+        "# a note",
+        header,
+        *(f"clinc150,scarce,widths,{row}" for row in rows),
+        "clinc150,scarce,siblings,x,1,1,,1,",
+    ]
+    (tmp_path / "evidence_ablation.csv").write_text("\n".join(lines))
+    page = tool.evidence_page.filled("Text.\n<!-- table: ablation -->\nold\n<!-- end -->\nMore.", tmp_path)
+    assert page.splitlines() == [
+        "Text.",
+        "<!-- table: ablation -->",
+        "| change | siblings | widths |",
+        "|---|---|---|",
+        "| `align: pca` | – | +1.0 (1) |",
+        "| `activation: silu` | – | −1.0 ± 2.4 |",
+        "<!-- end -->",
+        "More.",
+    ]
