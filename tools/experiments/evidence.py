@@ -81,12 +81,17 @@ def tune(options: argparse.Namespace) -> int:
 
     configs: dict[Cell, RunConfig] = {}
     cells_of_rates = {}
+    chosen = {"arms": options.arms, "settings": options.settings}
     for rates in evidence_tuning.GRID:
-        cells = cells_of_rates[rates] = evidence_tuning.cells_of(rates, options.out)
+        cells_of_rates[rates] = evidence_tuning.cells_of(rates, options.out)
+        cells = evidence_tuning.cells_of(rates, options.out, **chosen) if options.jobs else []
         configs |= configs_of(cells, options.data, options.family, asdict(rates), part="valid")
     check_asked(configs)
     run_missing(configs, options.jobs)
-    found = {rates: {cell: read_found(cell).mean for cell in cells} for rates, cells in cells_of_rates.items()}
+    found = {
+        rates: {cell: read_found(cell).mean for cell in cells if is_done(cell)}
+        for rates, cells in cells_of_rates.items()
+    }
     rows = evidence_tuning.rows_of(found)
     write_table(options.results / "evidence_tuning.csv", rows, evidence_tuning.__doc__.splitlines())
     print("\n".join(map(str, rows)))

@@ -15,4 +15,6 @@ run() { "$python" "$here/evidence.py" "${where[@]}" "$@"; }
 for table in siblings scarce skew main; do run --table "$table" --arms within_type heterotune fedavg_lora shared; done
 for table in siblings scarce skew main single forms other; do run --table "$table"; done
 for table in cmga ablation rounds; do run --table "$table" --seeds 1 2 3; done
+run --table tuning
+"$python" "$here/evidence_cmga.py" --data "$1" --family "$2" --out "$3/cmga" --jobs "${4:-2}" --seeds 1 2 3
 "$python" "$here/evidence_page.py"

@@ -65,7 +65,8 @@ SETTINGS = {
     "scarce": Setting(60),
     "skew": Setting(60),
     "scarce_8x8": Setting(60, rounds=8),
-    "scarce_7x24": Setting(60, rounds=7, steps=24),
+    "scarce_8x20": Setting(60, rounds=8, steps=20),
+    "scarce_22x8": Setting(60, rounds=22),  # ends two rounds after a lesson
 }
 
 
@@ -206,7 +207,7 @@ TABLES: Mapping[str, Sequence[Block]] = {
     "forms": ((("clinc150",), ("scarce", "skew"), ("widths",), (*CORE, "shared", "distill_heads_only", *FORMS)),),
     "other": ((("banking77", "dolly", "shakespeare"), ("scarce",), ("siblings", "widths"), CORE),),
     "cmga": ((("clinc150",), ("skew",), ("siblings",), (*CORE, "shared", "cmga_none", *CMGA)),),
-    "rounds": ((("clinc150",), ("scarce", "scarce_8x8", "scarce_7x24"), ("siblings", "widths"), CORE),),
+    "rounds": ((("clinc150",), ("scarce", "scarce_8x8", "scarce_8x20", "scarce_22x8"), ("siblings", "widths"), CORE),),
 }
 
 

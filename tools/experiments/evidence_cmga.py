@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=list(CLIENTS), choices=list(CLIENTS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each; 0 = only write the table")
-    parser.add_argument("--rates", default='{"lora": 0.003, "head": 3.0}', help="learning rates as JSON")
+    parser.add_argument("--rates", default='{"lora": 0.003, "head": 1.0}', help="learning rates as JSON")
     options = parser.parse_args()
     data, family, out = (getattr(options, name).absolute() for name in ("data", "family", "out"))
     rates = json.loads(options.rates)

@@ -83,7 +83,12 @@ TASKS = {
     "dolly": "dolly's 8 categories",
     "shakespeare": "Shakespeare's 10 speakers",
 }
-SPLITS = {"scarce": "20 rounds of 8 steps", "scarce_8x8": "8 rounds of 8", "scarce_7x24": "7 rounds of 24"}
+SPLITS = {
+    "scarce": "20 rounds of 8 steps",
+    "scarce_22x8": "22 of 8, the last two after a lesson",
+    "scarce_8x8": "8 of 8",
+    "scarce_8x20": "8 of 20",
+}
 
 
 def gains(results: Path) -> list[str]:

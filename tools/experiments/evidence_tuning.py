@@ -1,16 +1,19 @@
-"""Picks the learning rates of the evidence tables: one small sweep of the within-type twin, on the valid split."""
+"""Learning rates of the evidence tables, on the valid split and other seeds: the default, its twin and the baseline."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-from evidence_arms import TWIN, Cell
+from evidence_arms import BASELINE, DEFAULT, TWIN, Cell
 
 SEEDS = (101, 102)
 FLEETS = ("widths", "siblings")
+ARMS = (BASELINE, TWIN, DEFAULT)
+SETTINGS = ("scarce", "plenty")
 
 
 @dataclass(frozen=True)
@@ -21,33 +24,32 @@ class Rates:
     head: float
 
 
-GRID = (Rates(3e-3, 1.0), Rates(3e-3, 3.0), Rates(6e-3, 1.0), Rates(6e-3, 3.0), Rates(1e-2, 1.0))
+GRID = (Rates(3e-3, 1.0), Rates(6e-3, 1.0), Rates(1.5e-3, 1.0))
 
 
-def cells_of(rates: Rates, out: Path, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """Return the runs that try some rates."""
+def cells_of(
+    rates: Rates, out: Path, *, arms: Sequence[str] = (), settings: Sequence[str] = (), seeds: Sequence[int] = SEEDS
+) -> list[Cell]:
+    """Return the runs that try some rates, of these arms and settings only (none = all)."""
     folder = out / "tuning" / f"lora-{rates.lora:g}-head-{rates.head:g}"
-    return [Cell("clinc150", "scarce", fleet, TWIN, seed, folder) for seed in seeds for fleet in FLEETS]
+    kinds = product(settings or SETTINGS, arms or ARMS, seeds, FLEETS)
+    return [Cell("clinc150", setting, fleet, arm, seed, folder) for setting, arm, seed, fleet in kinds]
 
 
 def rows_of(found: Mapping[Rates, Mapping[Cell, float]]) -> list[dict[str, object]]:
-    """Return a row for each pair of rates, the best first.
+    """Return a row for each setting, arm and pair of rates, the best of an arm first.
 
     Args:
         found: Rates -> cell -> accuracy in points, mean over the model types.
     """
-    accuracies = {
-        rates: {fleet: [value for cell, value in of_cell.items() if cell.fleet == fleet] for fleet in FLEETS}
-        for rates, of_cell in found.items()
-    }
-    rows = [
-        {
-            "lora": rates.lora,
-            "head": rates.head,
-            "mean_accuracy": round(statistics.fmean(map(statistics.fmean, of_fleet.values())), 2),
-            **{f"{fleet}_accuracy": round(statistics.fmean(values), 2) for fleet, values in of_fleet.items()},
-            "runs": sum(map(len, of_fleet.values())),
-        }
-        for rates, of_fleet in accuracies.items()
-    ]
-    return sorted(rows, key=lambda row: -row["mean_accuracy"])
+    rows = []
+    for setting, arm, rates in product(SETTINGS, ARMS, found):
+        mine = {cell: value for cell, value in found[rates].items() if (cell.setting, cell.arm) == (setting, arm)}
+        if not mine:
+            continue
+        of_fleet = {fleet: [value for cell, value in mine.items() if cell.fleet == fleet] for fleet in FLEETS}
+        means = {f"{fleet}_accuracy": round(statistics.fmean(each), 2) for fleet, each in of_fleet.items() if each}
+        mean = round(statistics.fmean(means.values()), 2)
+        row = {"setting": setting, "arm": arm, "lora": rates.lora, "head": rates.head, "mean_accuracy": mean}
+        rows.append({**row, **means, "runs": len(mine)})
+    return sorted(rows, key=lambda row: (SETTINGS.index(row["setting"]), ARMS.index(row["arm"]), -row["mean_accuracy"]))

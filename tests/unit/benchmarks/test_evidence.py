@@ -277,13 +277,26 @@ def test_a_label_without_a_free_token_is_told(tool, family) -> None:
         tool.evidence_tasks.label_words(task, ["home"], tokenizer)
 
 
-def test_rates_are_ranked_by_their_mean_over_fleets(tool, tmp_path) -> None:
-    grid = tool.evidence_tuning.GRID[:2]
-    cells = {rates: tool.evidence_tuning.cells_of(rates, tmp_path) for rates in grid}
-    outcome = {rates: {cell: 10.0 * (1 + n) + cell.seed - 101 for cell in cells[rates]} for n, rates in enumerate(grid)}
-    best, other = tool.evidence_tuning.rows_of(outcome)
-    assert (best["lora"], best["head"], best["mean_accuracy"], best["runs"]) == (grid[1].lora, grid[1].head, 20.5, 4)
-    assert other["widths_accuracy"] == 10.5
+def test_rates_are_ranked_for_each_setting_and_arm_by_their_mean_over_fleets(tool, tmp_path) -> None:
+    tuning = tool.evidence_tuning
+    grid = tuning.GRID[:2]
+    cells = {rates: tuning.cells_of(rates, tmp_path) for rates in grid}
+    assert {cell.arm for cell in cells[grid[0]]} == {"fedavg_lora", "within_type", "heterotune"}
+    outcome = {
+        rates: {cell: 10.0 * (1 + n) + cell.seed - 101 + (cell.setting == "plenty") for cell in cells[rates]}
+        for n, rates in enumerate(grid)
+    }
+    rows = tuning.rows_of(outcome)
+    assert [(row["setting"], row["arm"], row["lora"]) for row in rows] == [
+        (setting, arm, rates.lora) for setting in tuning.SETTINGS for arm in tuning.ARMS for rates in grid[::-1]
+    ]
+    assert [(row["mean_accuracy"], row["widths_accuracy"], row["runs"]) for row in rows[:2]] == [
+        (20.5, 20.5, 4),
+        (10.5, 10.5, 4),
+    ]
+    assert rows[-1]["mean_accuracy"] == 11.5
+    some = tuning.cells_of(grid[0], tmp_path, arms=["fedavg_lora"], settings=["plenty"])
+    assert {(cell.arm, cell.setting) for cell in some} == {("fedavg_lora", "plenty")} and len(some) == 4
 
 
 def test_a_small_table_goes_on_where_it_was_and_is_written(tool, data, family, tmp_path, monkeypatch, capsys) -> None:
