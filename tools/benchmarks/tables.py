@@ -14,7 +14,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(Path(__file__).parent / "peers"))
 
-from report import facts  # noqa: E402
+from report import commit_of, facts  # noqa: E402
+
+__all__ = ["commit_of", "require_matplotlib", "table_header", "write_table"]
 
 PACKAGES = ("torch", "deepspeed", "transformers", "mpi4py", "numpy")
 

@@ -30,7 +30,7 @@ from evidence_plot import gains_plot  # noqa: E402
 from evidence_rows import read_found, table_rows  # noqa: E402
 from evidence_tasks import prepare  # noqa: E402
 from forked_runs import import_engine, run_forked  # noqa: E402
-from grid_cells import check_asked, is_done, work_of  # noqa: E402
+from grid_cells import check_asked, commits_text, is_done, work_of  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
 from heterotune.config.schema import RunConfig  # noqa: E402
@@ -140,6 +140,7 @@ def write(options: argparse.Namespace, found: Mapping, rates: Mapping[str, float
     settings = {row["setting"]: asdict(evidence_arms.SETTINGS[str(row["setting"])]) for row in rows}
     local = json.dumps({**evidence_arms.LOCAL, "learning rates": rates})
     facts = [f"local: {local}; settings (rows of a client in the mean): {json.dumps(settings)}"]
+    facts += [f"runs begun at commits: {commits_text(found)}"]
     write_table(options.results / f"evidence_{options.table}.csv", rows, [*facts, *NOTES])
     plot = gains_plot(options.table, rows)
     if plot is not None:

@@ -39,8 +39,8 @@ CHANGES = {
     "last_2_layers": "`lora_layers: 2`",
     "head_rank_16": "`head_rank: 16` instead of 64",
     "head_rank_32": "`head_rank: 32`",
-    "align_none": "`align: none` instead of `gcca_shrunk`",
-    "align_pca": "`align: pca`",
+    "align_pca": "`align: pca` instead of `gcca_shrunk`",
+    "align_none": "`align: none`",
     "align_procrustes": "`align: procrustes`",
     "align_gcca": "`align: gcca`",
     "gates_trained": "`gates: trained`",
@@ -102,12 +102,11 @@ def gains(results: Path) -> list[str]:
         "over FedAvg-LoRA",
         "over within type",
         "type that gains least, over FedAvg-LoRA",
-        "worst client: FedAvg-LoRA, heterotune",
     )
     found = _read(results, "siblings", "main", "scarce", "skew")
     for fleet, setting in product(("siblings", "widths"), LETTERS):
         arms = found["clinc150", setting, fleet]
-        ours, base = arms["heterotune"], arms["fedavg_lora"]
+        ours = arms["heterotune"]
         least = f"{ours['least_gain_over_fedavg_lora_type']} {_gain(ours, 'least_gain_of_a_type_over_fedavg_lora')}"
         cells = [
             f"{fleet}, {LETTERS[setting]}",
@@ -116,9 +115,22 @@ def gains(results: Path) -> list[str]:
             f"**{_gain(ours, 'gain_over_fedavg_lora')}**",
             _gain(ours, "gain_over_within_type"),
             least,
-            f"{_figure(base['worst_client_accuracy'])}, {_figure(ours['worst_client_accuracy'])}",
         ]
         lines.append(_line(cells))
+    return lines
+
+
+def worst(results: Path) -> list[str]:
+    """The worst model type and the worst client of CLINC150."""
+    found = _read(results, "siblings", "main", "scarce", "skew")
+    lines = _head("worst", "fleet, setting", *(f"`{arm}`" for arm in METHODS), "over FedAvg-LoRA", "over within type")
+    for name, (fleet, setting) in product(("type", "client"), product(("siblings", "widths"), LETTERS)):
+        arms = found["clinc150", setting, fleet]
+        figures = [_accuracy(arms.get(arm), f"worst_{name}") for arm in METHODS]
+        over = [
+            _gain(arms["heterotune"], f"worst_{name}_gain_over_{other}") for other in ("fedavg_lora", "within_type")
+        ]
+        lines.append(_line([name, f"{fleet}, {LETTERS[setting]}", *figures, *over]))
     return lines
 
 
@@ -197,7 +209,7 @@ def single(results: Path) -> list[str]:
 
 
 TABLES: Mapping[str, Callable[[Path], list[str]]] = {
-    each.__name__: each for each in (gains, methods, ablation, forms, cmga, rounds, tasks, single)
+    each.__name__: each for each in (gains, methods, worst, ablation, forms, cmga, rounds, tasks, single)
 }
 
 
@@ -235,11 +247,11 @@ def _core(arms: Mapping[str, Row]) -> list[str]:
     return [*means, _gain(ours, "gain_over_fedavg_lora"), _gain(ours, "gain_over_within_type")]
 
 
-def _accuracy(row: Row | None) -> str:
+def _accuracy(row: Row | None, name: str = "mean") -> str:
     """A mean over seeds ± its standard deviation, in points."""
     if row is None:
         return "–"
-    return _with_spread(_figure(row["mean_accuracy"]), row["mean_accuracy_std"]) + _seeds(row)
+    return _with_spread(_figure(row[f"{name}_accuracy"]), row[f"{name}_accuracy_std"]) + _brackets(row["seeds"])
 
 
 def _gain(row: Row | None, name: str) -> str:
@@ -247,7 +259,8 @@ def _gain(row: Row | None, name: str) -> str:
     if row is None or not row[name] or name == f"gain_over_{row['arm']}":
         return "–"
     gain = f"{float(row[name]):+.1f}".replace("-", "−")
-    return _with_spread(gain, row[f"{name.replace('_of_a_type', '')}_ci95"]) + _seeds(row)
+    half = row[f"{name.replace('_of_a_type', '')}_ci95"]
+    return _with_spread(gain, half) + _brackets(row[f"pairs_with_{name.rpartition('over_')[2]}"])
 
 
 def _with_spread(figure: str, spread: str) -> str:
@@ -258,8 +271,8 @@ def _figure(value: str) -> str:
     return f"{float(value):.1f}"
 
 
-def _seeds(row: Row) -> str:
-    return "" if int(row["seeds"]) == SEEDS else f" ({row['seeds']})"
+def _brackets(seeds: str) -> str:
+    return "" if int(seeds) == SEEDS else f" ({seeds})"
 
 
 def _head(*columns: str) -> list[str]:

@@ -16,6 +16,8 @@ from paired_differences import paired, spread
 from heterotune.report.run_record import read_run
 
 POINTS = 100
+MEASURES = {"mean": "", "worst_type": "worst_type_", "worst_client": "worst_client_"}
+"""What is compared seed by seed -> how its gains' columns begin."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def table_rows(found: Mapping[Cell, Found]) -> list[dict[str, object]]:
 
 def _row(mine: Mapping[int, Found], arms: Mapping[str, Mapping[int, Found]]) -> dict[str, object]:
     row: dict[str, object] = {}
-    for name in ("mean", "worst_type", "worst_client"):
+    for name in MEASURES:
         mean, deviation = spread([getattr(one, name) for one in mine.values()])
         row |= {f"{name}_accuracy": _shown(mean), f"{name}_accuracy_std": _shown(deviation)}
     missing = [one.missing for one in mine.values() if one.missing is not None]
@@ -117,8 +119,11 @@ def _row(mine: Mapping[int, Found], arms: Mapping[str, Mapping[int, Found]]) -> 
     row["loss"] = _shown(statistics.fmean(one.loss for one in mine.values()), 4)
     for other in (TWIN, DEFAULT, BASELINE):
         theirs = arms.get(other, {})
-        gain, half = paired({seed: one.mean for seed, one in mine.items()}, {s: one.mean for s, one in theirs.items()})
-        row |= {f"gain_over_{other}": _shown(gain), f"gain_over_{other}_ci95": _shown(half)}
+        row[f"pairs_with_{other}"] = len(mine.keys() & theirs.keys())
+        for name, prefix in MEASURES.items():
+            values = ({seed: getattr(one, name) for seed, one in each.items()} for each in (mine, theirs))
+            gain, half = paired(*values)
+            row |= {f"{prefix}gain_over_{other}": _shown(gain), f"{prefix}gain_over_{other}_ci95": _shown(half)}
         name, gain, half = worst_gain(mine, theirs)
         row |= {f"least_gain_of_a_type_over_{other}": _shown(gain), f"least_gain_over_{other}_ci95": _shown(half)}
         row[f"least_gain_over_{other}_type"] = name

@@ -1,8 +1,9 @@
-"""A grid of runs that can be interrupted: what each cell was asked for, which are done, and the folder of one."""
+"""A grid of runs that can be interrupted: what each cell was asked for, at which commit, which are done, and where."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,8 @@ from heterotune.config.load import dump_run
 from heterotune.config.schema import RunConfig
 from heterotune.errors import LaunchError
 from heterotune.run_folder import RunFolder
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class GridCell(Protocol):
@@ -95,6 +98,20 @@ def work_of(cell: GridCell, config: RunConfig) -> Callable[[], int]:
 
 
 def note_asked(cell: GridCell, config: RunConfig) -> None:
-    """Keep what a cell was asked for."""
+    """Keep what a cell was asked for, and of which commit."""
+    from tables import commit_of
+
     cell.asked.parent.mkdir(parents=True, exist_ok=True)
+    _commit_file(cell).write_text(commit_of(REPOSITORY), encoding="utf-8")
     cell.asked.write_text(dump_run(config), encoding="utf-8")
+
+
+def commits_text(cells: Iterable[GridCell]) -> str:
+    """Return at which commits cells were begun, and how many at each."""
+    files = [_commit_file(cell) for cell in cells]
+    counts = Counter(file.read_text(encoding="utf-8") if file.exists() else "not noted" for file in files)
+    return ", ".join(f"{commit} ({number})" for commit, number in counts.most_common())
+
+
+def _commit_file(cell: GridCell) -> Path:
+    return cell.asked.with_suffix(".commit")

@@ -161,6 +161,9 @@ def test_rows_pair_arms_by_seed_and_name_the_type_that_gains_least(tool, tmp_pat
     assert (mine["mean_accuracy"], mine["worst_type_accuracy"], mine[f"gain_over_{twin}"]) == (29.5, 24.0, 4.5)
     assert mine["mean_accuracy_std"] == round(statistics.stdev([34.0, 25.0]), 2)
     assert (mine[f"least_gain_over_{twin}_type"], mine[f"least_gain_of_a_type_over_{twin}"]) == ("s", -1.0)
+    assert (mine[f"pairs_with_{twin}"], mine["pairs_with_fedavg_lora"]) == (2, 0)
+    assert (mine[f"worst_type_gain_over_{twin}"], mine[f"worst_client_gain_over_{twin}"]) == (-1.0, -25.0)
+    assert mine[f"worst_type_gain_over_{twin}_ci95"] == round(12.706205 * 1.0, 2)  # of -2 and 0
     assert (mine["gain_over_fedavg_lora"], mine["withheld_labels_accuracy"]) == ("", "")
 
 
@@ -418,16 +421,10 @@ def test_the_page_has_the_figures_of_the_tables(tool) -> None:
 
 
 def test_a_table_of_the_page_tells_how_many_seeds_a_figure_has_unless_it_has_all(tool, tmp_path) -> None:
-    header = (
-        "task,setting,fleet,arm,seeds,mean_accuracy,mean_accuracy_std,gain_over_heterotune,gain_over_heterotune_ci95"
-    )
-    rows = ["heterotune,5,40.04,2.0,0.0,0.0", "silu,5,39.0,1.0,-1.04,2.36", "align_pca,1,41.0,,0.96,"]
-    lines = [
-        "# a note",
-        header,
-        *(f"clinc150,scarce,widths,{row}" for row in rows),
-        "clinc150,scarce,siblings,x,1,1,,1,",
-    ]
+    gain = "gain_over_heterotune"
+    header = f"task,setting,fleet,arm,{gain},{gain}_ci95,pairs_with_heterotune"
+    rows = ["heterotune,0.0,0.0,5", "silu,-1.04,2.36,5", "align_pca,0.96,,1"]
+    lines = ["# a note", header, *(f"clinc150,scarce,widths,{row}" for row in rows), "clinc150,scarce,siblings,x,1,,1"]
     (tmp_path / "evidence_ablation.csv").write_text("\n".join(lines))
     page = tool.evidence_page.filled("Text.\n<!-- table: ablation -->\nold\n<!-- end -->\nMore.", tmp_path)
     assert page.splitlines() == [
@@ -435,7 +432,7 @@ def test_a_table_of_the_page_tells_how_many_seeds_a_figure_has_unless_it_has_all
         "<!-- table: ablation -->",
         "| change | siblings | widths |",
         "|---|---|---|",
-        "| `align: pca` | – | +1.0 (1) |",
+        "| `align: pca` instead of `gcca_shrunk` | – | +1.0 (1) |",
         "| `activation: silu` | – | −1.0 ± 2.4 |",
         "<!-- end -->",
         "More.",

@@ -64,7 +64,7 @@ def facts(repository: Path, command: str, versions: Mapping[str, str]) -> dict[s
     return {
         "date": time.strftime("%Y-%m-%d"),
         "command": command.replace(f"{repository}/", ""),
-        "commit": _commit(repository),
+        "commit": commit_of(repository),
         "hardware": f"{_processor()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
@@ -116,12 +116,14 @@ def draw(table_file: Path, python: Path) -> None:
     )
 
 
-def _commit(repository: Path) -> str:
+def commit_of(repository: Path) -> str:
+    """Return a working tree's commit, and whether its code differs from that."""
+
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", repository, *arguments], capture_output=True, text=True).stdout.strip()
 
     head = git("rev-parse", "--short=12", "HEAD") or "none yet"
-    changed = git("status", "--porcelain", "--", "engine", "tools/benchmarks")
+    changed = git("status", "--porcelain", "--", "engine", "tools")
     return f"{head}, with changes" if changed else head
 
 
