@@ -44,6 +44,7 @@ class CheckedRun:
         data_of_type: The data in each model type's tokens; see `rows_of_types`.
         population: Every client.
         label_tokens: The tokens of class names, where a head branch answers in these; else empty.
+        public: The rows that alignment and distillation read; None if the run aligns nothing.
     """
 
     config: RunConfig
@@ -52,6 +53,7 @@ class CheckedRun:
     data_of_type: tuple[FederatedData, ...]
     population: Population
     label_tokens: tuple[int, ...] = ()
+    public: Rows | None = None
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -69,7 +71,8 @@ def check(config: RunConfig) -> CheckedRun:
 
     Raises:
         ModelError: If a model is missing, no LLaMA, or does not fit the fleet or the strategy.
-        DataError: If the corpus cannot serve the fleet, or does not have what a metric asks of it.
+        DataError: If the corpus cannot serve the fleet, or does not have what a metric asks of it, or the public text
+            is missing or not what alignment and distillation read.
         ConfigError: If a round has too few clients for what is asked of them, a device cannot hold what it trains, or a
             trace of availability is wrong.
         TooFewAvailable: If never as many clients are available as a round draws.
@@ -86,13 +89,14 @@ def check(config: RunConfig) -> CheckedRun:
     config = with_counted_classes(config, data_of_type[0].label_names)
     check_logit_adjustment(config, data_of_type)
     config, answers = with_answers(config, data_of_type[0], tokenizers[0])
+    public = public_rows(config, tokenizers[0])
     population = enlist_clients(model_types, data_of_type[0].train.num_rows)
     config = with_known_windows(config, population, device_hours(config, model_types))
     check_protection(config, model_types, population)
     config = with_picked_noise(config, model_types, population)
     metrics = picked_metrics(config.evaluate.metrics, data_of_type[0])
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"metrics": metrics})})
-    return CheckedRun(config, model_types, tokenizers, data_of_type, population, answers)
+    return CheckedRun(config, model_types, tokenizers, data_of_type, population, answers, public)
 
 
 def with_answers(config: RunConfig, data: FederatedData, tokenizer: TextTokenizer) -> tuple[RunConfig, tuple[int, ...]]:
@@ -275,15 +279,18 @@ def check_logit_adjustment(config: RunConfig, data_of_type: Sequence[FederatedDa
         raise DataError(f"{setting} needs one tokenizer, and the fleet has several. Use one, or set it to null.")
 
 
-def public_rows(checked: CheckedRun) -> Rows | None:
-    """Return the public rows that alignment reads, None if the run aligns nothing."""
-    config = checked.config
+def public_rows(config: RunConfig, tokenizer: TextTokenizer) -> Rows | None:
+    """Return the public rows that alignment and distillation read, None if the run aligns nothing.
+
+    Raises:
+        DataError: If the public text is missing or empty, or has no questions where these are wanted.
+    """
     if not has_head(config):
         return None
     options = config.heterotune
     return build_public_rows(
         config.data,
-        checked.tokenizer,
+        tokenizer,
         num_tokens=options.align_tokens,
         run_seed=config.seed,
         positions=options.align_positions,

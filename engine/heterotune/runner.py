@@ -25,7 +25,7 @@ from heterotune.journal import Journal
 from heterotune.memory_attribution import attribute_federation
 from heterotune.placing import place_fleet, setting_of_job
 from heterotune.planning.plan import PLANNED_STRATEGIES, estimate_memory
-from heterotune.preflight import CheckedRun, public_rows
+from heterotune.preflight import CheckedRun
 from heterotune.profiling.process_memory import ProcessMemory
 from heterotune.profiling.timing import Stopwatch
 from heterotune.report.tensorboard import FOLDER, TensorboardScalars
@@ -78,7 +78,7 @@ def run_strategies(
             model_types=checked.model_types,
             population=checked.population,
             data=checked.data,
-            public=public_rows(checked),
+            public=checked.public,
             placement=placement,
             backbones=load_backbones(checked.model_types, config, channel, device, folder.path, placement),
             device=device,

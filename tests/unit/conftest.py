@@ -1,4 +1,4 @@
-"""What tests of the command line share: a small run file, the command, and what a run leaves."""
+"""What tests share: a small run file, the command, what a run leaves, and a place for data sets."""
 
 from __future__ import annotations
 
@@ -48,6 +48,15 @@ def summary() -> dict[str, Any]:
         "peak_bytes": [],
         "global_adapter_sha256": "cd" * 32,
     }
+
+
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what the datasets library caches inside the test."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 @pytest.fixture

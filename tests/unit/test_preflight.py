@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,8 @@ from heterotune.fleet.clients import make_population
 from heterotune.fleet.device_hours import device_hours
 from heterotune.fleet.model_types import read_model_types
 from heterotune.preflight import (
+    CheckedRun,
+    check,
     check_logit_adjustment,
     check_protection,
     with_counted_classes,
@@ -116,6 +119,30 @@ def test_logit_adjustment_needs_labels_in_one_kind_of_tokens() -> None:
         check_logit_adjustment(adjusted, [SimpleNamespace(label_names=())])
     with pytest.raises(DataError, match=r"needs one tokenizer, and the fleet has several. Use one, or set it to null"):
         check_logit_adjustment(adjusted, [labelled, others])
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_public_text_is_read_before_anything_starts(tmp_path: Path) -> None:
+    shape = "random:hidden_size=16,intermediate_size=24,num_attention_heads=2,vocab_size=2048"
+    fleet = [{"name": each, "model": f"{shape},num_hidden_layers={n}", "clients": 1} for n, each in enumerate("ab", 1)]
+    rows = [{"text": f"what is {n} and {n}", "label": "odd" if n % 2 else "even"} for n in range(16)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": "rows.jsonl", "fields": {"text": "text", "label": "label"}, "partition": {"by": "iid"}}
+
+    def checked(public: str | None, **options: int) -> CheckedRun:
+        given = {**data, "root": str(tmp_path), "max_tokens": 16, "public": public}
+        return check(config(fleet=fleet, data=given, heterotune={"head_rank": 4, "head_basis": 8, **options}))
+
+    with pytest.raises(DataError, match=r"data\.public = questions\.jsonl: no such file or folder"):
+        checked("questions.jsonl")
+    with pytest.raises(DataError, match=r"in data\.public, or set align_positions: all and distill_every: 0\."):
+        checked(None, distill_every=2)
+    assert checked(None, distill_every=0).public is not None  # the embedded modules
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps({"text": f"what is {n}"}) + "\n" for n in range(9)))
+    found = checked("questions.jsonl")
+    assert found.config.heterotune.distill_every == 4
+    assert ((found.public.targets >= 0).sum(axis=1) == 1).tolist() == [True] * 9
+    assert checked("questions.jsonl", head_rank=0).public is None
 
 
 def test_devices_are_written_into_the_run(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def _simulation(channel: Channel, point: Point, folder: Path) -> Simulation:
         model_types=checked.model_types,
         clients=checked.clients,
         data=checked.data,
-        public=preflight.public_rows(checked),
+        public=checked.public,
         placement=placement,
         backbones=load_backbones(checked.model_types, config, channel, device, folder, placement),
         device=device,

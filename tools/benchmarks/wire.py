@@ -76,7 +76,7 @@ def demo_updates() -> list[np.ndarray]:
             model_types=checked.model_types,
             population=checked.population,
             data=checked.data,
-            public=preflight.public_rows(checked),
+            public=checked.public,
             placement=placement,
             backbones=load_backbones(checked.model_types, checked.config, channel, device, Path(scratch), placement),
             device=device,

@@ -79,7 +79,8 @@ def load_public(config: DataConfig, *, as_questions: bool = False) -> tuple[Docu
 
     Args:
         config: Section `data`.
-        as_questions: Texts are questions of the clients' task: they go into its template, and have no response.
+        as_questions: Texts are questions of the clients' task: they go into its template, and have no response. Of the
+            clients' row format with classes only the text is read.
 
     Raises:
         DataError: As `load_corpus`; or if questions are wanted of text that can be none.
@@ -90,7 +91,7 @@ def load_public(config: DataConfig, *, as_questions: bool = False) -> tuple[Docu
         if as_questions:
             raise DataError(
                 "heterotune.align_positions = answer needs questions like the clients' own: name a source of them in "
-                "data.public, or set align_positions: all."
+                "data.public, or set align_positions: all and distill_every: 0."
             )
         return tuple(Document(key="public", text=text) for text in public_texts())
     if shown.startswith("embedded:"):
@@ -108,6 +109,11 @@ def _question_of(task: RowFields | None) -> str:
             "for which data.fields has no prompt. Set align_positions: all, or use rows with prompts or classes."
         )
     return type(task).__name__
+
+
+def _question_fields(task: RowFields | None) -> RowFields | None:
+    """Return the row format of questions without answers: of a text with a class, the text."""
+    return TextFields(text=task.text) if isinstance(task, ClassFields) else task
 
 
 def public_texts() -> tuple[str, ...]:
@@ -153,7 +159,8 @@ def open_tables(
     Args:
         config: Section `data`; `source` is what is opened.
         setting: Its key in the run file.
-        texts_are_questions: Rows of text are the question of what `fields` says, and have no answer.
+        texts_are_questions: Rows of text are the question of what `fields` says, and have no answer; nor do rows of a
+            source without `fields` of its own where these are a text and its class.
 
     Raises:
         DataError: If a source is missing or unreadable, or lacks a field that the run file names.
@@ -164,11 +171,12 @@ def open_tables(
     groups = None
     if config.partition.groups is not None:
         groups = read_groups(in_root(config.partition.groups, config.root), name=config.partition.groups)
+    common = _question_fields(config.fields) if texts_are_questions else config.fields
     readers = []
     for entry, own in zip(entries, tables, strict=True):
-        labels = _entry_labels(entry.fields or config.fields, own)
+        labels = _entry_labels(entry.fields or common, own)
         for table in own:
-            fields = _row_fields(entry.fields or config.fields, table)
+            fields = _row_fields(entry.fields or common, table)
             places = _partition_places(config, entry, table, fields, sum(map(len, tables)), groups)
             of = _question_of(config.fields) if texts_are_questions and isinstance(fields, TextFields) else ""
             reader = TableReader(table, RowFormat(fields, config.template, config.separator, labels, *places, of))

@@ -38,7 +38,7 @@ def load(run_file: Path, channel: Channel, scratch: Path, overrides: Sequence[st
         model_types=checked.model_types,
         population=checked.population,
         data=checked.data,
-        public=preflight.public_rows(checked),
+        public=checked.public,
         placement=placement,
         backbones=load_backbones(checked.model_types, checked.config, channel, device, scratch, placement),
         device=device,

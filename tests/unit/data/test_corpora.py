@@ -110,6 +110,30 @@ def test_public_text_can_be_questions_of_the_task_without_answers(rows_file, fie
     assert options.named_places == ("anything", rows_file)
 
 
+def test_questions_of_a_task_with_classes_need_no_class(tmp_path: Path) -> None:
+    labelled, unlabelled = tmp_path / "labelled.jsonl", tmp_path / "unlabelled.jsonl"
+    labelled.write_text('{"ask": "why", "topic": "of nobody\'s"}\n{"ask": "who", "topic": ""}\n')
+    unlabelled.write_text('{"ask": "why"}\n{"ask": "who"}\n')
+    task = {"text": "ask", "label": "topic", "labels": ["cause", "person"]}
+
+    def questions(public: Any, **fields: Any) -> tuple[Document, ...]:
+        options = DataConfig(source="anything", public=public, fields={**task, **fields}, template="Q: {text} A:")
+        return load_public(options, as_questions=True)
+
+    one, other = (
+        Document("labelled", prompt="Q: why A:", response=""),
+        Document("labelled", prompt="Q: who A:", response=""),
+    )
+    assert questions(str(labelled)) == (one, other)
+    assert [document.prompt for document in questions([str(unlabelled)])] == [one.prompt, other.prompt]
+    with pytest.raises(DataError, match=r"data\.fields\.text = question is no field of unlabelled"):
+        questions(str(unlabelled), text="question")
+    with pytest.raises(DataError, match=r"data\.fields\.label = topic is no field of unlabelled"):
+        questions({"path": str(unlabelled), "fields": task})  # the source says that it has classes
+    with pytest.raises(DataError, match=r"data\.fields\.label = topic is no field of unlabelled"):
+        load_public(DataConfig(source="anything", public=str(unlabelled), fields=task))  # rows with answers
+
+
 def test_questions_need_a_source_and_a_task_with_prompts(rows_file: str) -> None:
     with pytest.raises(DataError, match=r"align_positions = answer needs questions like the clients' own: name a sou"):
         load_public(DataConfig(source="anything"), as_questions=True)
