@@ -10,6 +10,7 @@ Legend: N public questions, C classes, R rows of a step, P trained elements of a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,16 @@ def _takes_part(federation: Federation, backbone: Backbone, teacher: int) -> boo
     return federation.channel.mpi_rank == teacher or (backbone.in_lock_step and teacher in backbone.mpi_ranks)
 
 
+def _with_personal_frozen(bank: Bank) -> Bank:
+    """Return an adapter on the same values of which what clients keep does not train."""
+    layout = bank.layout
+    if not layout.trains_personal:
+        return bank
+    tensors = tuple(replace(spec, trains=spec.trains and spec.scope != "client") for spec in layout.tensors)
+    frozen = replace(layout, tensors=tensors)
+    return Bank(frozen, bank.values_KP, bank.head_frame, bank.start_KP, bank.base)
+
+
 def _lesson(
     federation: Federation,
     attached: AttachedAdapter,
@@ -146,7 +157,8 @@ def _lesson(
 
     chunk = Chunk(place, (Client(NO_CLIENT, place, len(rows)),), (options.steps,))
     rule = LocalRule(soft_objective(embedding_CD, share_NC))
-    trained = train_chunk(backbone, attached, bank, chunk, map(batch_of, picks_SB), options, rule)
+    batches_S = map(batch_of, picks_SB)
+    trained = train_chunk(backbone, attached, _with_personal_frozen(bank), chunk, batches_S, options, rule)
     return trained.update_KP[0], trained.loss_K.item()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from heterotune.adapters.attach import AttachedAdapter
 from heterotune.adapters.bank import HeadFrame, stack_clients
 from heterotune.adapters.dema import dema_layout
+from heterotune.adapters.layout import initial_value
 from heterotune.backbone.load import load_backbone
 from heterotune.collective.single import SingleChannel
 from heterotune.config.load import parse_run
@@ -18,6 +20,7 @@ from heterotune.data.tokenizing import IGNORED, Rows
 from heterotune.distillation import lesson_options, soft_objective, teach_adapters
 from heterotune.fleet.model_types import read_model_types
 from heterotune.fleet.placement import spread
+from heterotune.randomness import NO_CLIENT
 from heterotune.training.objective import ChunkBatch, log_probabilities
 
 CPU, VOCAB, TOKENS, NUM_ROWS = torch.device("cpu"), 48, (3, 7, 11), 12
@@ -63,9 +66,9 @@ def federation(config, public):
     )  # fmt: skip
 
 
-@pytest.fixture
-def fleet(config, federation):
-    """Layouts, first values and what makes a type's adapter of values."""
+@contextmanager
+def fleet_of(config, federation):
+    """Yield layouts, first values and what makes a type's adapter of values."""
     layouts = [dema_layout(config.heterotune, each, federation.model_types) for each in federation.model_types]
     draw = torch.Generator().manual_seed(4)
     specs = {spec.key: spec for layout in layouts for spec in layout.travelling}
@@ -73,9 +76,13 @@ def fleet(config, federation):
     basis = torch.nn.functional.one_hot(torch.tensor(TOKENS), VOCAB).float()
     frames = [HeadFrame(torch.randn(4, 16, generator=draw), torch.randn(16, generator=draw), basis) for _ in layouts]
 
+    def own(layout):
+        first = {spec: initial_value(spec, run_seed=7, client_id=NO_CLIENT, name=spec.name) for spec in layout.personal}
+        return {spec.name: torch.from_numpy(value) for spec, value in first.items()}
+
     def banks(now):
         return {
-            place: stack_clients(layout, now, [{}], device=CPU, head_frame=frames[place])
+            place: stack_clients(layout, now, [own(layout)], device=CPU, head_frame=frames[place])
             for place, layout in enumerate(layouts)
         }
 
@@ -83,6 +90,12 @@ def fleet(config, federation):
     yield SimpleNamespace(layouts=layouts, values=values, banks=banks, attached=attached)
     for each in attached.values():
         each.detach()
+
+
+@pytest.fixture
+def fleet(config, federation):
+    with fleet_of(config, federation) as made:
+        yield made
 
 
 def test_the_loss_is_the_cross_entropy_among_the_classes_with_the_shares_of_all(federation, fleet, public):
@@ -134,6 +147,30 @@ def test_lessons_are_learned(federation, fleet):
         losses.append([entry["value"] for entry in metrics])
     assert [entry["model_type"] for entry in metrics] == ["deep", "flat"]
     assert np.all(np.array(losses[-1]) < 0.9 * np.array(losses[0]))
+
+
+def test_what_clients_keep_is_neither_taught_nor_in_the_way(federation):
+    answer_NC = 3 * torch.randn(NUM_ROWS, len(TOKENS), generator=torch.Generator().manual_seed(2))
+    found = []
+    for personal_rank in (0, 2):
+        options = {**RUN["heterotune"], "personal_rank": personal_rank}
+        run = parse_run(
+            {**RUN, "heterotune": options, "local": {**RUN["local"], "clip_norm": 0.1, "weight_decay": 0.1}}
+        )
+        school = SimpleNamespace(**{**vars(federation), "config": run})
+        with fleet_of(run, federation) as fleet:
+            banks, untaught = fleet.banks(fleet.values), fleet.banks(fleet.values)
+            arguments = fleet.attached, banks, fleet.layouts, fleet.values, answer_NC, 3
+            found.append(teach_adapters(school, *arguments))
+            for place, layout in enumerate(fleet.layouts):
+                assert layout.trains_personal == bool(personal_rank)
+                for spec in layout.tensors:
+                    same = torch.equal(banks[place][spec.name], untaught[place][spec.name])
+                    assert same == (spec.scope == "client"), spec.name
+    (values, metrics), (beside_personal, metrics_too) = found
+    assert [each["value"] for each in metrics] == pytest.approx([each["value"] for each in metrics_too], rel=1e-6)
+    for key, value in values.items():
+        torch.testing.assert_close(beside_personal[key], value, atol=1e-6, rtol=1e-5)
 
 
 def test_steps_are_adamw_at_a_constant_rate_with_the_clients_batches(config):
