@@ -177,7 +177,7 @@ def _simulation(channel: Channel, point: Point, folder: Path) -> Simulation:
         config=config,
         channel=channel,
         model_types=checked.model_types,
-        clients=checked.clients,
+        population=checked.population,
         data=checked.data,
         public=checked.public,
         placement=placement,
