@@ -67,6 +67,11 @@ def client_time(device: Device, work: ClientWork, *, most_seconds: float = float
     return ClientTime(down, compute, up, is_lost, _energy_joules(device, parts))
 
 
+def joules_after(device: Device, time: ClientTime, seconds: float) -> float:
+    """Return what a client's device has spent so many seconds after the start of its download."""
+    return _energy_joules(device, _cut((time.download_seconds, time.compute_seconds, time.upload_seconds), seconds))
+
+
 def _energy_joules(device: Device, parts: tuple[float, float, float]) -> float:
     down, compute, up = parts
     return device.energy_joules(compute_seconds=compute, radio_seconds=down + up)

@@ -14,6 +14,7 @@ from heterotune.fleet.clients import Client
 from heterotune.fleet.devices import Device
 from heterotune.virtual_time.arrivals import Flight, Taken, take
 from heterotune.virtual_time.client_time import ClientTime, ClientWork, client_time
+from heterotune.virtual_time.energy import DeviceOf, Energy
 
 LeavesAfter = Callable[[int, float], float]
 """(client id, virtual seconds of its dispatch) -> after how many seconds it becomes unavailable; may be infinite."""
@@ -39,14 +40,13 @@ class VirtualClock:
 
     Attributes:
         seconds: Virtual time, from the start of the run.
-        energy_joules: What all devices have spent on downloads, steps, uploads, and on waiting for a round's end.
         in_flight: Clients on their way, by time.
     """
 
     def __init__(
         self,
         options: ClockOptions,
-        device_of: Callable[[int, int], Device],
+        device_of: DeviceOf,
         leaves_after: LeavesAfter | None = None,
         *,
         batteries: bool = False,
@@ -55,15 +55,20 @@ class VirtualClock:
 
         Args:
             options: The mode.
-            device_of: (client id, place of its model type) -> its device.
+            device_of: Every client's device.
             leaves_after: When clients become unavailable; None = never.
             batteries: Whether a device may have one that gets empty.
         """
         self.options, self._device_of, self._leaves_after = options, device_of, leaves_after
         self._may_lose = batteries or leaves_after is not None
-        self.seconds, self.energy_joules = 0.0, 0.0
+        self.seconds, self._energy = 0.0, Energy(device_of)
         self.in_flight: tuple[Flight, ...] = ()
         self._timeline: list[dict[str, Any]] = []
+
+    @property
+    def energy_joules(self) -> float:
+        """What all devices have spent until now on downloads, steps, uploads, and on waiting for a round's end."""
+        return self._energy.joules(self.seconds)
 
     @property
     def holds(self) -> bool:
@@ -81,8 +86,9 @@ class VirtualClock:
         begun = [self._flight(report, round_number) for report in reports]
         taken = take((*self.in_flight, *begun), self.options, now_seconds=self.seconds, wanted=wanted)
         self.seconds, self.in_flight = taken.end_seconds, taken.in_flight
+        self._energy.pass_to(self.seconds)
         if self.options.mode != "buffered":  # where nobody waits for others
-            self.energy_joules += sum(self._waiting_joules(flight) for flight in taken.arrived)
+            self._energy.wait((flight.client, self.seconds - flight.end_seconds) for flight in taken.arrived)
         return taken
 
     def wait_until(self, seconds: float) -> None:
@@ -101,7 +107,7 @@ class VirtualClock:
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs, as JSON has it."""
         flights = [asdict(flight) for flight in self.in_flight]
-        return {"seconds": self.seconds, "energy_joules": self.energy_joules, "in_flight": flights}
+        return {"seconds": self.seconds, "in_flight": flights, **self._energy.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned; {} = the beginning.
@@ -110,17 +116,12 @@ class VirtualClock:
             CheckpointError: If it is anything else: anybody may have written it.
         """
         try:
-            self.seconds, self.energy_joules = (float(state.get(name, 0.0)) for name in ("seconds", "energy_joules"))
+            self.seconds = float(state.get("seconds", 0.0))
+            self._energy.restore(state)
             self.in_flight = tuple(_flight_of(saved) for saved in state.get("in_flight", ()))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             told = f"the checkpoint's state of the virtual clock cannot be read ({error!r:.200})"
             raise CheckpointError(f"{told}. Remove the newest checkpoint to go on from the one before it.") from error
-
-    def _waiting_joules(self, flight: Flight) -> float:
-        """Return what a device spends from its update's arrival to the end of the round, which is now."""
-        device = self._device_of(flight.client.client_id, flight.client.model_type)
-        idle_seconds = self.seconds - flight.end_seconds
-        return device.energy_joules(compute_seconds=0.0, radio_seconds=0.0, idle_seconds=idle_seconds)
 
     def _flight(self, report: Report, round_number: int) -> Flight:
         """Dispatch a client now."""
@@ -130,7 +131,7 @@ class VirtualClock:
         if self._leaves_after is not None:
             most_seconds = self._leaves_after(client.client_id, self.seconds)
         time = client_time(device, report.work, most_seconds=most_seconds)
-        self.energy_joules += time.energy_joules
+        self._energy.begin(client, self.seconds, time)
         is_cut = time.is_lost and report.work.up_bytes is not None
         verdict = Verdict(client.client_id, "dropped_out") if is_cut else report.verdict
         end_seconds = self.seconds + time.seconds

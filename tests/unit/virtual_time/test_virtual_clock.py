@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,40 @@ def test_time_and_energy_add_up_over_rounds():
     assert clock.seconds == 10.0 and clock.energy_joules == 33.5 + 6
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        SYNCHRONOUS,
+        BUFFERED,
+        ClockOptions(mode="deadline", deadline_seconds=6.0),
+        ClockOptions(mode="deadline", deadline_seconds=6.0, late="accept"),
+        ClockOptions(mode="over_selection", over_select=3.0),
+    ],
+)
+def test_energy_is_what_was_spent_by_a_rounds_end(options):
+    """Recomputed from the timeline: late clients, too, work on, and none has spent what it has yet to do."""
+    device = replace(DEVICE, idle_watts=0.0)
+    clock, lines, found = VirtualClock(options, lambda client_id, model_type: device), [], []
+    for number, flops in enumerate([(2, 30, 5), (1, 1, 9), (4, 40, 2)], start=1):
+        reports = [report(10 * number + place, each) for place, each in enumerate(flops)]
+        clock.advance(reports, round_number=number, wanted={0: 1})
+        lines += clock.take_timeline()
+        found.append(clock.energy_joules)
+        assert found[-1] == sum(joules_by(line, clock.seconds) for line in lines)
+        clock.restore(json.loads(json.dumps(clock.state())))
+        assert clock.energy_joules == found[-1]
+    whole = sum(line["energy_joules"] for line in lines)
+    assert found[-1] == whole if options == SYNCHRONOUS else found[-1] < whole
+
+
+def joules_by(line: dict, now: float) -> float:
+    left, joules = now - line["start_seconds"], 0.0
+    for part, watts in (("download", 1.0), ("compute", 4.0), ("upload", 1.0)):
+        joules += watts * min(left, line[f"{part}_seconds"])
+        left = max(0.0, left - line[f"{part}_seconds"])
+    return joules
+
+
 def test_a_clock_goes_on_from_what_it_saved():
     clock = clock_of(BUFFERED)
     advance(clock, report(0, 2), report(1, 5, reason="too_large"))
@@ -61,11 +96,15 @@ def test_a_clock_goes_on_from_what_an_older_one_saved():
     state = clock.state()
     again.restore({**state, "in_flight": [{**flight, "loss": 1.5} for flight in state["in_flight"]]})
     assert again.in_flight == clock.in_flight != ()
+    again.restore({name: value for name, value in state.items() if name != "at_work"} | {"energy_joules": 32.0})
+    assert again.energy_joules == 32.0  # all at once, as it was counted then
     with pytest.raises(CheckpointError, match="unexpected keyword argument 'gain'"):
         again.restore({**state, "in_flight": [{**flight, "gain": 1.5} for flight in state["in_flight"]]})
 
 
-@pytest.mark.parametrize("state", [{"seconds": "soon"}, {"in_flight": [{"client": 3}]}, {"in_flight": 7}, []])
+@pytest.mark.parametrize(
+    "state", [{"seconds": "soon"}, {"at_work": [{"time": {}}]}, {"in_flight": [{"client": 3}]}, {"in_flight": 7}, []]
+)
 def test_a_state_that_nobody_saved_is_refused(state):
     with pytest.raises(CheckpointError, match="the checkpoint's state of the virtual clock cannot be read"):
         clock_of(BUFFERED).restore(state)
@@ -101,7 +140,7 @@ def test_a_round_tells_its_numbers_and_each_client_its_line():
     assert metrics == {
         "clock/seconds": 4.0,
         "clock/round_seconds": 4.0,
-        "clock/energy": 32.0,
+        "clock/energy": 10.0 + (1 + 4 * 3),
         "clock/arrived": 1,
         "clock/late": 0,
         "clock/in_flight": 1,
