@@ -38,7 +38,8 @@ class AvailabilityOptions(Section):
     round_seconds: Positive = 600.0
     """Simulated seconds of a round where nothing else gives a round a length, above 0."""
     check_seconds: Positive | Literal["auto"] = "auto"
-    """Simulated seconds between two looks while too few are available, above 0; "auto" = a 96th of the period."""
+    """Simulated seconds between two looks while too few are available, from each period's start, above 0; "auto" = a
+    96th of the period."""
 
     @property
     def is_limited(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,9 @@ import numpy as np
 from heterotune.config.availability_options import DAY_SECONDS, HOUR_SECONDS, LOOKS_IN_A_PERIOD, AvailabilityOptions
 from heterotune.fleet.availability_trace import read_trace
 from heterotune.randomness import NO_CLIENT, NO_ROUND, generator
+
+_TINY = 1e-9
+"""Looks of a period may come out this much above an integer, which is one look more just before the next period."""
 
 
 class Availability(Protocol):
@@ -96,14 +100,18 @@ def make_availability(options: AvailabilityOptions, num_clients: int, *, run_see
 def looks(availability: Availability, options: AvailabilityOptions, seconds: float) -> Iterator[float]:
     """Yield the times at which a server looks whether enough clients are there: now, then through a whole period.
 
-    Later looks are at multiples of `check_seconds` from the run's start, so that every round looks at the same times of
-    the day.
+    Later looks are at multiples of `check_seconds` from each period's start, so that every round looks at the same
+    times of the day: who waits a period has looked at all times at which round 1 did, which began with a period.
     """
     yield seconds
     period = availability.period_seconds
     if period == 0.0:
         return
     step = period / LOOKS_IN_A_PERIOD if options.check_seconds == "auto" else options.check_seconds
-    first = int(seconds // step) + 1
-    for number in range(first, first + int(period // step) + 1):
-        yield number * step
+    num_looks = max(1, math.ceil(period / step - _TINY))
+    first = int(seconds // period)
+    for number in range(first, first + 2):
+        for look in range(num_looks):
+            later = number * period + look * step
+            if seconds < later <= seconds + period:
+                yield later

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from heterotune.config.availability_options import AvailabilityOptions
+from heterotune.config.cohort_options import CohortConfig
 from heterotune.errors import ConfigError
 from heterotune.fleet.availability import Always, Diurnal, looks, make_availability
+from heterotune.fleet.clients import make_population
+from heterotune.fleet.cohort_selection import CohortSelection
 
 DAY = 86_400.0
 ALL = np.arange(2000)
@@ -130,6 +133,35 @@ def test_what_is_no_trace_is_refused(trace, text, name, options, told):
 def test_a_server_looks_now_and_through_one_period():
     options = AvailabilityOptions(model="diurnal", check_seconds=3600.0)
     seen = list(looks(diurnal(), options, 5000.0))
-    assert seen == [5000.0, *(3600.0 * hour for hour in range(2, 27))]
+    assert seen == [5000.0, *(3600.0 * hour for hour in range(2, 26))]
     assert list(looks(Always(), AvailabilityOptions(), 5000.0)) == [5000.0]
-    assert len(list(looks(diurnal(), AvailabilityOptions(model="diurnal"), 0.0))) == 98
+    for seconds in (0.0, 1.0, 5 * DAY - 1.0, 1e9 * DAY):
+        assert len(list(looks(diurnal(), AvailabilityOptions(model="diurnal"), seconds))) == 97
+
+
+@pytest.mark.parametrize("check_seconds", ["auto", 900.0, 35_000.0, 50_000.5, DAY, 200_000.0])
+def test_every_round_looks_at_the_times_of_the_day_of_round_one(check_seconds):
+    options = AvailabilityOptions(model="diurnal", check_seconds=check_seconds)
+    of_round_one = {seconds % DAY for seconds in looks(diurnal(), options, 0.0)}
+    for begun in (1.0, 40_000.25, DAY - 0.5, 16 * DAY, 21.25 * DAY):
+        later = list(looks(diurnal(), options, begun))[1:]
+        assert later == sorted(later) and begun < later[0] and later[-1] <= begun + DAY
+        assert {seconds % DAY for seconds in later} == of_round_one
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model": "diurnal", "share": 0.1, "start_spread": 0.0, "check_seconds": 35_000.0},
+        {"model": "trace", "check_seconds": 300.0, "round_seconds": 60.0},
+    ],
+)
+def test_where_round_one_finds_its_clients_every_round_does(given, tmp_path):
+    """35,000 s do not divide a day, nor 300 s the 1,000 of a trace."""
+    if given["model"] == "trace":
+        (tmp_path / "trace.csv").write_text("class,start_seconds,end_seconds\nday,0,50\nday,999,1000\n")
+        given = {**given, "trace": tmp_path / "trace.csv"}
+    cohort = CohortConfig(clients=3)
+    selection = CohortSelection(make_population([8], [3] * 8), cohort, AvailabilityOptions(**given), run_seed=1)
+    for number in range(1, 60):
+        assert len(selection.draw(number)) == 3

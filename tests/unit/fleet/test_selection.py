@@ -111,7 +111,7 @@ def test_a_round_waits_until_enough_are_there():
     clients, seconds = draw_when_available(
         FLEET, CohortConfig(), options, availability=NIGHT, virtual_seconds=311.0, counts=odd_only, **arguments
     )
-    assert seconds == 350.0 and [each.client_id % 2 for each in clients] == [1] * 6
+    assert seconds == 300.0 + 8 * 7.0 and [each.client_id % 2 for each in clients] == [1] * 6
     now = draw_when_available(
         FLEET, CohortConfig(), options, availability=NIGHT, virtual_seconds=355.0, counts=odd_only, **arguments
     )
