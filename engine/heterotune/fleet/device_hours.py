@@ -67,14 +67,15 @@ class DeviceHours:
     period_seconds = DAY_SECONDS
 
     def __init__(self, devices: Devices, model_types: Sequence[ModelType]) -> None:
-        """Hold on to the devices; nothing is kept per client.
+        """Hold on to the devices; a byte is kept per client where profiles of a model type differ in their hours.
 
         Args:
             devices: Of all clients.
             model_types: The fleet; clients are numbered in its order.
         """
         self._devices = devices
-        self._ends = list(accumulate(model_type.num_clients for model_type in model_types))
+        self._bounds = list(accumulate((model_type.num_clients for model_type in model_types), initial=0))
+        self._places: dict[int, np.ndarray] = {}
 
     def at(self, client_ids: np.ndarray, seconds: float) -> np.ndarray:
         """Return whether clients are available at a simulated time; bool, in the order of their ids."""
@@ -87,9 +88,22 @@ class DeviceHours:
     def _hours_left(self, client_ids: np.ndarray, seconds: float) -> np.ndarray:
         """Return for each client what `hours_left` says of its device: once for each profile."""
         hour = seconds % DAY_SECONDS / HOUR_SECONDS
-        types, left = np.searchsorted(self._ends, client_ids, side="right"), np.empty(len(client_ids))
+        types, left = np.searchsorted(self._bounds, client_ids, side="right") - 1, np.empty(len(client_ids))
         for model_type in np.unique(types).tolist():
             is_mine = types == model_type
-            of_profiles = [hours_left(each.available_hours, hour) for each in self._devices.profiles(model_type)]
-            left[is_mine] = np.array(of_profiles)[self._devices.places(client_ids[is_mine], model_type)]
+            profiles = self._devices.profiles(model_type)
+            of_profiles = np.array([hours_left(each.available_hours, hour) for each in profiles])
+            if (of_profiles == of_profiles[0]).all():
+                left[is_mine] = of_profiles[0]
+            else:
+                places = self._places_of(model_type)
+                left[is_mine] = of_profiles[places[client_ids[is_mine] - self._bounds[model_type]]]
         return left
+
+    def _places_of(self, model_type: int) -> np.ndarray:
+        """Return the places of the profiles of a model type's clients, drawn once: a look may go through them all."""
+        if model_type not in self._places:
+            first, end = self._bounds[model_type : model_type + 2]
+            places = self._devices.places(np.arange(first, end), model_type)
+            self._places[model_type] = places.astype(np.min_scalar_type(len(self._devices.profiles(model_type)) - 1))
+        return self._places[model_type]

@@ -14,11 +14,12 @@ from heterotune.config.device_options import DeviceAssignment, DeviceDtype, Devi
 from heterotune.config.schema import RunConfig
 from heterotune.fleet.device_trace import DeviceTrace, read_trace
 from heterotune.fleet.model_types import ModelType
-from heterotune.randomness import NO_ROUND, generator
+from heterotune.randomness import NO_ROUND, first_draws, generator
 
 BYTES_PER_MBIT = 1e6 / 8
 GIB = 1 << 30
 JOULES_PER_WH = 3600.0
+_DRAW = "device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ class _Drawn:
         """Draw one client's device."""
         if len(self.profiles) == 1 and not (self.flops_spread or self.bandwidth_spread):
             return self.profiles[0]
-        draw = generator(run_seed, NO_ROUND, client_id, "device")
-        place = self._place_of(draw.random())
+        draw = generator(run_seed, NO_ROUND, client_id, _DRAW)
+        place = int(self.places_of(draw.random()))
         flops_normal, bandwidth_normal = draw.standard_normal(2)
         return _scaled(
             self.profiles[place],
@@ -81,15 +82,9 @@ class _Drawn:
             math.exp(self.bandwidth_spread * bandwidth_normal),
         )
 
-    def place(self, run_seed: int, client_id: int) -> int:
-        """Draw the place of one client's profile, as `of` does."""
-        if len(self.profiles) == 1:
-            return 0
-        return self._place_of(generator(run_seed, NO_ROUND, client_id, "device").random())
-
-    def _place_of(self, share: float) -> int:
-        """Return the place of the profile to which a number from 0 to 1 belongs; rounding leaves the last some more."""
-        return next((place for place, end in enumerate(self.ends) if share < end), len(self.ends) - 1)
+    def places_of(self, shares: float | np.ndarray) -> np.ndarray:
+        """Return the places of the profiles to which numbers from 0 to 1 belong; rounding leaves the last some more."""
+        return np.minimum(np.searchsorted(self.ends, shares, side="right"), len(self.ends) - 1)
 
 
 class Devices:
@@ -136,7 +131,7 @@ class Devices:
         drawn = self._source[model_type]
         if len(drawn.profiles) == 1:
             return np.zeros(len(client_ids), dtype=np.int64)
-        return np.array([drawn.place(self._run_seed, client_id) for client_id in client_ids.tolist()], dtype=np.int64)
+        return drawn.places_of(first_draws(self._run_seed, NO_ROUND, client_ids, _DRAW))
 
     def smallest(self, model_type: int, clients: range) -> dict[DeviceDtype, Device]:
         """Return, for each dtype, the device with the least memory that one of these clients has or may draw.

@@ -6,6 +6,7 @@ import os
 import statistics
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from heterotune.config.load import parse_run
@@ -65,6 +66,13 @@ def test_a_mixture_is_drawn_by_client_whatever_the_order():
     assert names != [other.of(client, 0).name for client in range(400)]
     assert names.count("phone") / 400 == pytest.approx(0.75, abs=0.06)
     assert devices.of(10**9, 0).name in PROFILES  # nothing is kept per client
+
+
+@pytest.mark.parametrize("shares", [{"phone": 0.75, "laptop": 0.25}, {"laptop": 1.0}])
+def test_places_of_many_clients_are_those_of_their_devices(shares):
+    devices, ids = devices_of(assign={"small": shares, "large": "laptop"}), np.array([7, 10**9, *range(200)])
+    names = [devices.profiles(0)[place].name for place in devices.places(ids, 0)]
+    assert names == [devices.of(client, 0).name for client in ids.tolist()]
 
 
 def test_spreads_are_lognormal_around_the_profile():
