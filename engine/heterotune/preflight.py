@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from heterotune.adapters.peft_start import check_start, read_starts, start_sha256
 from heterotune.adapters.tables import adapter_layout
-from heterotune.config.device_file import with_profiles
 from heterotune.config.protection_checks import cohort_problems
 from heterotune.config.schema import RunConfig
 from heterotune.data.clients_data import FederatedData, build_public_rows
@@ -25,7 +24,7 @@ from heterotune.fleet.clients import Population, cohort_counts, draws_of_types, 
 from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.device_hours import DeviceHours, device_hours, hours_problems
 from heterotune.fleet.device_trace import devices_sha256
-from heterotune.fleet.devices import Devices, make_devices
+from heterotune.fleet.devices import Devices, make_devices, with_used_profiles
 from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.fleet.model_types import ModelType, read_model_types
 from heterotune.model_checks import has_head, model_problems, tokenizer_problems
@@ -164,7 +163,7 @@ def with_known_devices(config: RunConfig, model_types: tuple[ModelType, ...]) ->
         return config
     if problems := device_problems(device_fits(config, model_types, devices)):
         raise ConfigError(problems)
-    section = with_profiles(config.devices)
+    section = with_used_profiles(config.devices, devices)
     if section.trace is not None:
         section = section.model_copy(update={"trace_sha256": devices_sha256(section.trace)})
     config = config.model_copy(update={"devices": section})

@@ -158,6 +158,7 @@ def test_devices_are_written_into_the_run(tmp_path: Path) -> None:
     assert (found.file, list(found.profiles)) == (None, ["pc"])
     resolved = with_known_devices(traced, model_types)
     assert resolved.devices.trace_sha256 == hashlib.sha256((tmp_path / "trace.csv").read_bytes()).hexdigest()
+    assert list(resolved.devices.profiles) == ["phone"]
     assert with_known_devices(resolved, model_types) == resolved
     (tmp_path / "trace.csv").write_text("profile,memory_gib\n" + "phone,0.001\n" * 12)
     with pytest.raises(ConfigError, match="devices: phone has 1.02 MiB, and a client of small needs"):

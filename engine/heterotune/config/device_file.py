@@ -27,7 +27,7 @@ class _DeviceFile(BaseModel):
 
 
 def with_profiles(devices: DevicesConfig) -> DevicesConfig:
-    """Return the section with the profiles that it uses, and without the file that they came from.
+    """Return the section with all profiles, and without the file that some came from.
 
     Raises:
         ConfigError: If the file is missing or wrong, or a profile that is assigned is nowhere.
@@ -35,9 +35,6 @@ def with_profiles(devices: DevicesConfig) -> DevicesConfig:
     profiles = ({} if devices.file is None else read_profiles(devices.file)) | devices.profiles
     if problems := list(_unknown(devices, profiles)):
         raise ConfigError(problems)
-    if devices.trace is None:
-        used = {name for assigned in devices.assign.values() for name in assigned.shares}
-        profiles = {name: profile for name, profile in profiles.items() if name in used}
     return devices.model_copy(update={"file": None, "profiles": profiles})
 
 

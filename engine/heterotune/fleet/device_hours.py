@@ -28,11 +28,11 @@ def device_hours(config: RunConfig, model_types: Sequence[ModelType]) -> DeviceH
 
 
 def hours_problems(config: RunConfig) -> list[str]:
-    """Return what is wrong with the hours of a run whose profiles are known: some that count, or none."""
+    """Return what is wrong with the hours of a run whose profiles are those in use: some that count, or none."""
     named = [name for name, profile in config.devices.profiles.items() if profile.available_hours]
     model = config.availability.model
     if model == "devices" and not named:
-        text = "availability.model = devices, and no profile that is assigned has available_hours"
+        text = "availability.model = devices, and no profile that clients have has available_hours"
         return [f"{text}. Give some to a profile, or set another model."]
     if model != "devices" and named:
         text = f"devices.profiles.{named[0]}.available_hours does nothing under availability.model = {model}"

@@ -32,7 +32,7 @@ class DeviceTrace:
     """What a trace says of every client.
 
     Attributes:
-        profiles: The profiles that it may name; one that holds defaults, where it names none.
+        profiles: The profiles that it names; one that holds defaults, where it names none.
         places: Each client's place among them.
         columns: Key of a profile -> each client's value; NaN = the profile's null.
     """
@@ -106,7 +106,8 @@ class _Reading:
                 break
         self._stop_if(self.problems)
         self._stop_if(self._too_few())
-        places = np.array(self.places, dtype=np.int32)
+        named, places = np.unique(np.array(self.places, dtype=np.int32), return_inverse=True)
+        self.profiles, places = tuple(self.profiles[place] for place in named), places.astype(np.int32)
         columns = {name: self._filled(name, places) for name in self.cells}
         self._stop_if([problem for name, values in columns.items() for problem in self._out_of_range(name, values)])
         return DeviceTrace(self.profiles, places, columns)

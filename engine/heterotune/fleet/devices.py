@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 
 from heterotune.config.device_file import with_profiles
-from heterotune.config.device_options import DeviceAssignment, DeviceDtype, DeviceProfile
+from heterotune.config.device_options import DeviceAssignment, DeviceDtype, DeviceProfile, DevicesConfig
 from heterotune.config.schema import RunConfig
 from heterotune.fleet.device_trace import DeviceTrace, read_trace
 from heterotune.fleet.model_types import ModelType
@@ -114,9 +114,17 @@ class Devices:
     def have_batteries(self) -> bool:
         """Whether some client's device has, or may draw, a battery that gets empty."""
         if isinstance(self._source, DeviceTrace):
-            named = any(profile.battery_wh is not None for _, profile in self._source.profiles)
-            return named or "battery_wh" in self._source.columns
+            if "battery_wh" in self._source.columns:
+                return not np.isnan(self._source.columns["battery_wh"]).all()
+            return any(profile.battery_wh is not None for _, profile in self._source.profiles)
         return any(each.battery_joules is not None for drawn in self._source.values() for each in drawn.profiles)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The profiles that clients have or may draw."""
+        if isinstance(self._source, DeviceTrace):
+            return frozenset(name for name, _ in self._source.profiles)
+        return frozenset(each.name for drawn in self._source.values() for each in drawn.profiles)
 
     def profiles(self, model_type: int) -> tuple[Device, ...]:
         """Return the profiles that a model type's clients have or may draw, without what is a client's own."""
@@ -162,6 +170,17 @@ def make_devices(config: RunConfig, model_types: Sequence[ModelType]) -> Devices
     profiles = {name: _device(name, profile) for name, profile in section.profiles.items()}
     drawn = {each.index: _drawn(section.assign[each.name], profiles) for each in model_types}
     return Devices(config.seed, drawn)
+
+
+def with_used_profiles(section: DevicesConfig, devices: Devices) -> DevicesConfig:
+    """Return the section with the profiles that clients have or may draw, and without the file that some came from.
+
+    Raises:
+        ConfigError: As `make_devices`, which made the devices of this section.
+    """
+    section = with_profiles(section)
+    used = {name: profile for name, profile in section.profiles.items() if name in devices.names}
+    return section.model_copy(update={"profiles": used})
 
 
 def _drawn(assigned: DeviceAssignment, profiles: Mapping[str, Device]) -> _Drawn:

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from heterotune.config.cohort_options import CohortConfig
-from heterotune.config.device_file import with_profiles
 from heterotune.config.load import parse_run
 from heterotune.errors import ConfigError
 from heterotune.fleet.clients import make_population
 from heterotune.fleet.cohort_selection import CohortSelection
 from heterotune.fleet.device_hours import DeviceHours, device_hours, hours_left, hours_problems
-from heterotune.fleet.devices import make_devices
+from heterotune.fleet.devices import make_devices, with_used_profiles
 
 TYPES = tuple(SimpleNamespace(name=name, index=place, num_clients=50) for place, name in enumerate("ab"))
 NIGHT, OFFICE = ((22.0, 6.0),), ((9.0, 12.0), (12.0, 17.0))
@@ -123,17 +122,22 @@ def test_cohorts_are_drawn_among_devices_that_are_there():
     assert selection.leaves_after(of_phone, 23 * 3600.0) == 7 * 3600.0
 
 
-def test_hours_count_only_where_the_run_says_so():
+def test_hours_count_only_where_the_run_says_so(tmp_path):
+    def problems(config):
+        used = with_used_profiles(config.devices, make_devices(config, TYPES))
+        return hours_problems(config.model_copy(update={"devices": used}))
+
     everywhere = {"assign": {"a": "phone", "b": "server"}}
     assert device_hours(run_of(TYPES, everywhere, "always"), TYPES) is None
     told = []
     for config in (run_of(TYPES, everywhere, "always"), run_of(TYPES, {"assign": {"a": "server", "b": "server"}})):
-        (problem,) = hours_problems(config.model_copy(update={"devices": with_profiles(config.devices)}))
-        told.append(problem)
+        told += problems(config)
     assert told[0].startswith("devices.profiles.phone.available_hours does nothing under availability.model = always")
-    assert told[1].startswith("availability.model = devices, and no profile that is assigned has available_hours")
-    right = run_of(TYPES, everywhere)
-    assert hours_problems(right.model_copy(update={"devices": with_profiles(right.devices)})) == []
+    assert told[1].startswith("availability.model = devices, and no profile that clients have has available_hours")
+    assert problems(run_of(TYPES, everywhere)) == []
+    (tmp_path / "trace.csv").write_text("profile\n" + "server\n" * 100 + "phone\n")
+    servers = {"trace": str(tmp_path / "trace.csv")}
+    assert problems(run_of(TYPES, servers)) == told[1:] and problems(run_of(TYPES, servers, "always")) == []
 
 
 def test_hours_need_devices_and_repeat_every_day():

@@ -56,6 +56,10 @@ def test_it_is_known_whether_a_battery_may_get_empty(tmp_path):
     (tmp_path / "drained.csv").write_text(f"battery_wh,{ALL_COLUMNS}" + "2,1e9,4,10,5\n" * 4)
     assert not devices_of(profiles={}, trace=str(tmp_path / "plain.csv")).have_batteries
     assert devices_of(profiles={}, trace=str(tmp_path / "drained.csv")).have_batteries
+    (tmp_path / "laptops.csv").write_text("profile\n" + "laptop\n" * 4 + "phone\n")
+    (tmp_path / "empty.csv").write_text("profile,battery_wh\n" + "laptop,\n" * 4)
+    assert not devices_of(trace=str(tmp_path / "laptops.csv")).have_batteries  # rows beyond the fleet's clients
+    assert not devices_of(trace=str(tmp_path / "empty.csv")).have_batteries
 
 
 def test_a_mixture_is_drawn_by_client_whatever_the_order():
