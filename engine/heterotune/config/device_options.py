@@ -16,27 +16,45 @@ _SHARES_MAY_MISS = 1e-6
 """0.1 + 0.2 + 0.7 is not 1 to the last bit."""
 
 
+Spread = Annotated[NotNegative, Field(le=5)]
+"""A standard deviation of 5 makes one client of six more than 148 times as fast as the median."""
+
+LARGEST = {
+    "flops_per_second": 1e21,
+    "memory_gib": 1e6,
+    "down_mbit_per_second": 1e9,
+    "up_mbit_per_second": 1e9,
+    "latency_seconds": 1e6,
+    "compute_watts": 1e9,
+    "radio_watts": 1e9,
+    "idle_watts": 1e9,
+    "battery_wh": 1e9,
+}
+"""Figures of a profile or of a trace -> what no device has more of; beyond it bytes and seconds leave their numbers."""
+
+
 class DeviceProfile(Section):
     """One class of devices."""
 
-    flops_per_second: Positive
-    """Operations per second that training reaches on it, above 0: measured, or a share of the vendor's peak."""
-    memory_gib: Positive
-    """Memory that training may use, GiB, above 0."""
-    down_mbit_per_second: Positive
-    """What it receives, 10^6 bit/s, above 0."""
-    up_mbit_per_second: Positive
-    """What it sends, 10^6 bit/s, above 0."""
-    latency_seconds: NotNegative = 0.0
-    """Seconds before a round's first byte arrives, at least 0."""
-    compute_watts: NotNegative = 0.0
-    """Power while it trains, at least 0; 0 = energy is not counted."""
-    radio_watts: NotNegative = 0.0
-    """Power while it receives or sends, at least 0."""
-    idle_watts: NotNegative = 0.0
-    """Power while it waits in a round, at least 0."""
-    battery_wh: Positive | None = None
-    """Watt-hours that one round may take, above 0: a full battery; null = mains."""
+    flops_per_second: Annotated[Positive, Field(le=LARGEST["flops_per_second"])]
+    """Operations per second that training reaches on it, above 0, at most 10^21: measured, or a share of the vendor's
+    peak."""
+    memory_gib: Annotated[Positive, Field(le=LARGEST["memory_gib"])]
+    """Memory that training may use, GiB, above 0, at most 10^6."""
+    down_mbit_per_second: Annotated[Positive, Field(le=LARGEST["down_mbit_per_second"])]
+    """What it receives, 10^6 bit/s, above 0, at most 10^9."""
+    up_mbit_per_second: Annotated[Positive, Field(le=LARGEST["up_mbit_per_second"])]
+    """What it sends, 10^6 bit/s, above 0, at most 10^9."""
+    latency_seconds: Annotated[NotNegative, Field(le=LARGEST["latency_seconds"])] = 0.0
+    """Seconds before a round's first byte arrives, 0 to 10^6."""
+    compute_watts: Annotated[NotNegative, Field(le=LARGEST["compute_watts"])] = 0.0
+    """Power while it trains, 0 to 10^9; 0 = energy is not counted."""
+    radio_watts: Annotated[NotNegative, Field(le=LARGEST["radio_watts"])] = 0.0
+    """Power while it receives or sends, 0 to 10^9."""
+    idle_watts: Annotated[NotNegative, Field(le=LARGEST["idle_watts"])] = 0.0
+    """Power while it waits in a round, 0 to 10^9."""
+    battery_wh: Annotated[Positive, Field(le=LARGEST["battery_wh"])] | None = None
+    """Watt-hours that one round may take, above 0, at most 10^9: a full battery; null = mains."""
     available_hours: Annotated[tuple[tuple[Hour, Hour], ...], Field(max_length=24)] = ()
     """Windows of a day in which it takes part, as [from, to] in hours, 0 to 24; [22, 6] goes over midnight; empty =
     always."""
@@ -59,9 +77,9 @@ class DeviceAssignment(Section):
     """Every client's profile; or `mixture`."""
     mixture: Annotated[dict[Name, Positive], Field(max_length=LARGEST_LIST)] | None = None
     """Profile -> probability that a client has it, above 0, 1 in all; drawn for each client from the run's seed."""
-    flops_spread: NotNegative = 0.0
-    """Standard deviation of the logarithm of a client's own factor on FLOP/s, whose median is 1; at least 0."""
-    bandwidth_spread: NotNegative = 0.0
+    flops_spread: Spread = 0.0
+    """Standard deviation of the logarithm of a client's own factor on FLOP/s, whose median is 1; 0 to 5."""
+    bandwidth_spread: Spread = 0.0
     """The same for a factor on its bandwidth in both directions."""
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from heterotune.config.device_options import DeviceProfile, DevicesConfig
+from heterotune.config.device_options import LARGEST, DeviceProfile, DevicesConfig
 from heterotune.config.explain import shown
 from heterotune.config.nearest import suggestion
 from heterotune.errors import ConfigError
@@ -23,7 +23,7 @@ UNNAMED = "trace"
 """What a device is called in a trace that names no profiles."""
 REQUIRED = ("flops_per_second", "memory_gib", "down_mbit_per_second", "up_mbit_per_second")
 MAY_BE_ZERO = ("latency_seconds", "compute_watts", "radio_watts", "idle_watts")
-NUMBERS = (*REQUIRED, *MAY_BE_ZERO, "battery_wh")
+NUMBERS = tuple(LARGEST)
 _MOST_PROBLEMS = 20
 
 
@@ -172,6 +172,9 @@ class _Reading:
         for row in np.flatnonzero(is_bad)[:3]:
             rule = "at least 0" if name in MAY_BE_ZERO else "more than 0"
             yield f"{self.origin}, line {self.lines[row]}: {name} = {values[row]:g} is too small. Give {rule}."
+        for row in np.flatnonzero(values > LARGEST[name])[:3]:
+            rule = f"at most {LARGEST[name]:g}"
+            yield f"{self.origin}, line {self.lines[row]}: {name} = {values[row]:g} is too large. Give {rule}."
         if name in REQUIRED:
             for row in np.flatnonzero(np.isnan(values))[:3]:
                 yield f"{self.origin}, line {self.lines[row]}: {name} is empty, and there is no profile. Fill it in."

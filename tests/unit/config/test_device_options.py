@@ -55,6 +55,9 @@ def test_a_profile_and_a_mixture_have_a_short_form(run, tmp_path):
         ({"trace_sha256": "ab" * 32}, "trace_sha256 is given without trace"),
         ({"assign": ASSIGN, "profiles": {"phone": {**PHONE, "memory": 1.0}}}, "Did you mean memory_gib"),
         ({"assign": ASSIGN, "profiles": {"phone": {**PHONE, "memory_gib": 0.0}}}, r"0\.0 is too small"),
+        ({"assign": ASSIGN, "profiles": {"phone": {**PHONE, "memory_gib": 1e300}}}, r"1e\+300 is too large"),
+        ({"assign": {**ASSIGN, "large": {"profile": "phone", "flops_spread": 300.0}}}, "300.0 is too large"),
+        ({"assign": {**ASSIGN, "large": {"profile": "phone", "bandwidth_spread": 6.0}}}, "6.0 is too large"),
         ({"assign": ASSIGN, "profiles": {"phone": {**PHONE, "available_hours": [[3.0, 3.0]]}}}, "ends as it begins"),
     ],
 )  # fmt: skip

@@ -138,6 +138,7 @@ def test_a_trace_without_profiles_says_all(tmp_path):
         ("profile\nphone\nfone\nphone\nphone\n", r"line 3: profile = 'fone' is not known\. Did you mean phone\?"),
         ("profile,memory_gib\nphone,1\nphone,-1\nphone,1\nphone,1\n", "line 3: memory_gib = -1 is too small"),
         ("profile,idle_watts\nphone,1\nphone,-1\nphone,1\nphone,1\n", "line 3: idle_watts = -1 is too small"),
+        ("profile,memory_gib\n" + "phone,1e300\n" * 4, "line 2: memory_gib = 1e.300 is too large. Give at most 1e.06"),
         ("profile,memory_gib\nphone,1\nphone,lots\n", "line 3: memory_gib = 'lots' is no finite number"),
         ("profile,memory_gib\nphone,nan\n", "line 2: memory_gib = 'nan' is no finite number"),
         ("profile,memory_gib\nphone\n", "line 2: 1 cells under 2 columns"),
