@@ -72,8 +72,8 @@ def check(config: RunConfig) -> CheckedRun:
         ModelError: If a model is missing, no LLaMA, or does not fit the fleet or the strategy.
         DataError: If the corpus cannot serve the fleet, or does not have what a metric asks of it, or the public text
             is missing or not what alignment and distillation read.
-        ConfigError: If a round has too few clients for what is asked of them, a device cannot hold what it trains, or a
-            trace of availability is wrong.
+        ConfigError: If a round has too few clients for what is asked of them, or none of a model type, a device cannot
+            hold what it trains, or a trace of availability is wrong.
         TooFewAvailable: If never as many clients are available as a round draws.
     """
     model_types = read_model_types(config.fleet)
@@ -90,6 +90,7 @@ def check(config: RunConfig) -> CheckedRun:
     config, answers = with_answers(config, data_of_type[0], tokenizers[0])
     public = public_rows(config, tokenizers[0])
     population = enlist_clients(model_types, data_of_type[0].train.num_rows)
+    check_every_type_trains(config, model_types, population)
     config = with_known_windows(config, population, device_hours(config, model_types))
     check_protection(config, model_types, population)
     config = with_picked_noise(config, model_types, population)
@@ -207,6 +208,28 @@ def with_known_windows(config: RunConfig, population: Population, hours: DeviceH
     if section.trace is not None:
         section = section.model_copy(update={"trace_sha256": windows_sha256(section.trace)})
     return config.model_copy(update={"availability": section})
+
+
+def check_every_type_trains(config: RunConfig, model_types: Sequence[ModelType], population: Population) -> None:
+    """Check that rounds have clients of every model type: as many as its share, which is the same in all of them.
+
+    Raises:
+        ConfigError: If the share of a type is none; with what would be enough.
+    """
+    wanted = dispatch_of(population, config.cohort, config.clock, ()).wanted
+    sizes = {place: len(population.ids_of(place)) for place in wanted}
+    enough = -(-population.num_members // min(sizes.values(), default=1))
+    key, given = "cohort.clients", config.cohort.clients
+    if config.clock.concurrency is not None:
+        key, given = "clock.concurrency", config.clock.concurrency
+    problems = []
+    for place, num_wanted in wanted.items():
+        if num_wanted == 0:
+            name, share = model_types[place].name, f"{sizes[place]} of the fleet's {population.num_members} clients"
+            text = f"{key} = {given} is too few for any round to have a client of {name} ({share})"
+            problems.append(f"{text}. Set it to {enough}, or take {name} out of fleet.")
+    if problems:
+        raise ConfigError(problems)
 
 
 def check_protection(config: RunConfig, model_types: Sequence[ModelType], population: Population) -> None:

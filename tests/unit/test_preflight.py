@@ -20,6 +20,7 @@ from heterotune.fleet.model_types import read_model_types
 from heterotune.preflight import (
     CheckedRun,
     check,
+    check_every_type_trains,
     check_logit_adjustment,
     check_protection,
     with_counted_classes,
@@ -28,6 +29,9 @@ from heterotune.preflight import (
 )
 
 TYPES = (SimpleNamespace(name="small", index=0), SimpleNamespace(name="large", index=1))
+LITTLE = {"source": "embedded:stdlib", "max_tokens": 16, "max_rows_per_client": 2}
+PC = {"flops_per_second": 1e9, "memory_gib": 4.0, "down_mbit_per_second": 1.0, "up_mbit_per_second": 1.0}
+ASSIGNED = {"assign": {"small": "pc", "large": "pc"}}
 CLIENTS = make_population([6, 6], [0 if number == 3 else 10 for number in range(12)])
 
 
@@ -56,6 +60,25 @@ def test_what_a_round_cannot_do_is_refused(changes: dict[str, object], told: str
         check_protection(config(**changes), TYPES, CLIENTS)
 
 
+def test_a_model_type_that_no_round_would_have_is_refused() -> None:
+    uneven = make_population([11, 1], [10] * 12)
+    told = r"cohort.clients = 4 is too few for any round to have a client of large \(1 of the fleet's 12 clients\)"
+    with pytest.raises(ConfigError, match=told + r"\. Set it to 12, or take large out of fleet\."):
+        check_every_type_trains(config(cohort={"clients": 4}), TYPES, uneven)
+    check_every_type_trains(config(cohort={"clients": 12}), TYPES, uneven)
+    clock = {"mode": "buffered", "concurrency": 1, "buffer": 1}
+    buffered = config(devices={"profiles": {"pc": PC}, **ASSIGNED}, clock=clock)
+    with pytest.raises(ConfigError, match=r"clock.concurrency = 1 is too few .* client of small .* Set it to 3, or"):
+        check_every_type_trains(buffered, TYPES, CLIENTS)
+    with pytest.raises(ConfigError, match="cohort.clients = 1 is too few for any round to have a client of large"):
+        check(config(cohort={"clients": 1}, data=LITTLE))
+
+
+def test_a_fraction_has_clients_of_every_model_type_that_has_any() -> None:
+    check_every_type_trains(config(cohort={"fraction": 0.01}), TYPES, CLIENTS)
+    check_every_type_trains(config(cohort={"clients": 1}), TYPES, make_population([6, 6], [10] * 6 + [0] * 6))
+
+
 def test_a_round_that_never_finds_its_cohort_is_refused() -> None:
     diurnal = {"model": "diurnal", "share": 0.5, "start_spread": 1.0}
     with_known_windows(config(cohort={"clients": 2}, availability=diurnal), CLIENTS)
@@ -68,9 +91,8 @@ def test_a_round_that_never_finds_its_cohort_is_refused() -> None:
 
 
 def test_it_is_those_a_clock_sends_out_who_must_be_there() -> None:
-    profile = {"flops_per_second": 1e9, "memory_gib": 4.0, "down_mbit_per_second": 1.0, "up_mbit_per_second": 1.0}
     given = {
-        "devices": {"profiles": {"pc": profile}, "assign": {"small": "pc", "large": "pc"}},
+        "devices": {"profiles": {"pc": PC}, **ASSIGNED},
         "availability": {"model": "diurnal", "share": 0.5, "start_spread": 1.0},
     }
     few = config(**given, clock={"mode": "buffered", "concurrency": 2, "buffer": 1})
@@ -150,7 +172,7 @@ def test_devices_are_written_into_the_run(tmp_path: Path) -> None:
     (tmp_path / "devices.yaml").write_text(f"profiles: {{phone: {profile}, pc: {profile}}}")
     (tmp_path / "trace.csv").write_text("profile\n" + "phone\n" * 12)
     file = str(tmp_path / "devices.yaml")
-    assigned = config(devices={"file": file, "assign": {"small": "pc", "large": "pc"}})
+    assigned = config(devices={"file": file, **ASSIGNED})
     traced = config(devices={"file": file, "trace": str(tmp_path / "trace.csv")})
     model_types = read_model_types(assigned.fleet)
     assert with_known_devices(config(), model_types) == config()
@@ -166,10 +188,8 @@ def test_devices_are_written_into_the_run(tmp_path: Path) -> None:
 
 
 def test_who_sends_masked_updates_is_not_lost_on_the_way() -> None:
-    profile = {"flops_per_second": 1e9, "memory_gib": 4.0, "down_mbit_per_second": 1.0, "up_mbit_per_second": 1.0}
-
     def masked(**changes: object) -> RunConfig:
-        devices = {"profiles": {"pc": {**profile, **changes}}, "assign": {"small": "pc", "large": "pc"}}
+        devices = {"profiles": {"pc": {**PC, **changes}}, **ASSIGNED}
         return config(devices=devices, clock={"mode": "synchronous"}, secure_aggregation={"enabled": True})
 
     model_types, fits, drained = read_model_types(config().fleet), masked(), masked(battery_wh=10.0)
@@ -184,11 +204,7 @@ def test_who_sends_masked_updates_is_not_lost_on_the_way() -> None:
 
 
 def test_hours_of_devices_count_from_round_one() -> None:
-    profile = {"flops_per_second": 1e9, "memory_gib": 4.0, "down_mbit_per_second": 1.0, "up_mbit_per_second": 1.0}
-    devices = {
-        "profiles": {"pc": {**profile, "available_hours": [[1.0, 2.0]]}},
-        "assign": {"small": "pc", "large": "pc"},
-    }
+    devices = {"profiles": {"pc": {**PC, "available_hours": [[1.0, 2.0]]}}, **ASSIGNED}
     unused = config(devices=devices)
     with pytest.raises(ConfigError, match="available_hours does nothing under availability.model = always"):
         with_known_devices(unused, read_model_types(unused.fleet))
