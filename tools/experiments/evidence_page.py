@@ -198,6 +198,17 @@ def tasks(results: Path) -> list[str]:
     return lines
 
 
+def tuning(results: Path) -> list[str]:
+    """Learning rates of LoRA."""
+    lines = _head("setting", "method", "learning rate", "widths", "siblings", "runs")
+    for row in _rows(results, "tuning"):
+        figures = [
+            _figure(row[f"{fleet}_accuracy"]) if row[f"{fleet}_accuracy"] else "–" for fleet in ("widths", "siblings")
+        ]
+        lines.append(_line([LETTERS[row["setting"]], f"`{row['arm']}`", row["lora"], *figures, row["runs"]]))
+    return lines
+
+
 def single(results: Path) -> list[str]:
     """A fleet of one size."""
     found = _read(results, "single")
@@ -209,7 +220,7 @@ def single(results: Path) -> list[str]:
 
 
 TABLES: Mapping[str, Callable[[Path], list[str]]] = {
-    each.__name__: each for each in (gains, methods, worst, ablation, forms, cmga, rounds, tasks, single)
+    each.__name__: each for each in (gains, methods, worst, ablation, forms, cmga, rounds, tasks, tuning, single)
 }
 
 
@@ -233,11 +244,14 @@ def filled(page: str, results: Path) -> str:
 def _read(results: Path, *tables: str) -> dict[Kind, dict[str, Row]]:
     """Return task, setting and fleet -> arm -> row of the CSVs."""
     found: dict[Kind, dict[str, Row]] = {}
-    for table in tables:
-        with (results / f"evidence_{table}.csv").open(encoding="utf-8") as lines:
-            for row in csv.DictReader(line for line in lines if not line.startswith("#")):
-                found.setdefault((row["task"], row["setting"], row["fleet"]), {})[row["arm"]] = row
+    for row in (row for table in tables for row in _rows(results, table)):
+        found.setdefault((row["task"], row["setting"], row["fleet"]), {})[row["arm"]] = row
     return found
+
+
+def _rows(results: Path, table: str) -> list[Row]:
+    with (results / f"evidence_{table}.csv").open(encoding="utf-8") as lines:
+        return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
 def _core(arms: Mapping[str, Row]) -> list[str]:
