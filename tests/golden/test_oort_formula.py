@@ -122,6 +122,30 @@ def test_the_cohort_is_full_when_nobody_is_left_to_explore(records):
     assert len(draw_cohort(fleet, strict, records=records, **arguments)) == 4  # the tired ones rather than nobody
 
 
+@pytest.mark.parametrize(("num_fresh", "num_tired_drawn"), [(20, 0), (7, 3)])
+def test_tired_clients_come_only_where_fresh_ones_are_too_few(num_fresh, num_tired_drawn):
+    num_tired, count = 10, 10
+    ids = range(num_fresh + num_tired)
+    known, all_seconds = ClientRecords(), {c: 1.0 for c in ids}
+    for number, reporting in ((1, ids), (2, ids[num_fresh:])):  # the last ten report twice, with the highest losses
+        rows = [(c, 0, 10, 5.0 if c >= num_fresh else 1.0, 25.0 if c >= num_fresh else 1.0) for c in reporting]
+        known.observe(np.array(rows, dtype=REPORT), seconds=all_seconds, round_number=number)
+    fleet = make_population([len(ids)], [10] * len(ids))
+    cohort = CohortConfig(clients=count, select="oort", oort={"most_rounds": 2})
+    for number in range(3, 103):
+        drawn = draw_cohort(
+            fleet,
+            cohort,
+            records=known,
+            availability=Always(),
+            virtual_seconds=0.0,
+            run_seed=17,
+            round_number=number,
+        )
+        assert len({client.client_id for client in drawn}) == count
+        assert sum(client.client_id >= num_fresh for client in drawn) == num_tired_drawn, number
+
+
 def test_the_pacer_relaxes_when_utility_falls():
     options = OortOptions(pacer_rounds=2, preferred_percentile=30.0, pacer_percent=40.0)
     assert preferred_percentile([9.0, 9.0, 1.0], options) == 30.0

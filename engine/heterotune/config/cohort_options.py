@@ -46,7 +46,8 @@ class OortOptions(Section):
     pacer_rounds: Count = 20
     """Rounds that the pacer compares with as many before them, at least 1."""
     most_rounds: Count | None = None
-    """Rounds after which a client is chosen no more, so that outliers do not rule, at least 1; null = never."""
+    """Rounds after which a client is chosen only where others are too few, so that outliers do not rule, at least 1;
+    null = never."""
 
 
 class CohortConfig(Section):

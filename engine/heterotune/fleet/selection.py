@@ -158,7 +158,10 @@ class _TypeDraw:
         return candidates[np.argsort(-losses, kind="stable")[:count]]
 
     def _oort(self, count: int, cohort: CohortConfig, round_number: int) -> np.ndarray:
-        """Choose known clients by utility, then unknown ones at random; where these are too few, more known ones."""
+        """Choose known clients by utility, then unknown ones at random; where these are too few, more known ones.
+
+        Those that reported `most_rounds` times are tired: they come last, where nobody else is left.
+        """
         options, known, worth = cohort.oort, self.records.of_type(self.model_type), np.empty(0)
         if len(known):
             longest = preferred_seconds(known, self.records.utilities, options)
@@ -170,10 +173,11 @@ class _TypeDraw:
         wanted = min(num_exploited(count, options, round_number), len(fresh))
         exploited = fresh[exploit(worth[fresh], wanted, options, self.draw)]
         explored = self._drawn(self._unknown_weights, count - wanted)
-        others = np.setdiff1d(np.arange(len(known)), exploited)
-        missing = min(count - wanted - len(explored), len(others))
-        more = others[exploit(worth[others], missing, options, self.draw)]
-        return np.concatenate([known["client_id"][exploited], explored, known["client_id"][more]])
+        chosen, missing = [known["client_id"][exploited], explored], count - wanted - len(explored)
+        for others in (np.setdiff1d(fresh, exploited), np.setdiff1d(np.arange(len(known)), fresh)):
+            more = others[exploit(worth[others], min(missing, len(others)), options, self.draw)]
+            chosen, missing = [*chosen, known["client_id"][more]], missing - len(more)
+        return np.concatenate(chosen)
 
     def _drawn(self, weights_of: Weights, count: int) -> np.ndarray:
         """Draw ids by weight, among those that are free."""
