@@ -15,6 +15,7 @@ from heterotune.config.field_types import StrategyName
 from heterotune.config.load import parse_run
 from heterotune.errors import ConfigError, LaunchError
 from heterotune.report.costs import JOULES, SECONDS, spent
+from heterotune.report.metric_record import TARGET_METRICS
 from heterotune.report.plots.learning import ALL_TYPES
 from heterotune.report.run_record import RunRecord, StrategyRecord, read_run
 from heterotune.run_folder import CONFIG_FILE, METRICS_FILE
@@ -31,7 +32,6 @@ MEASURES = {
     "energy_joules": "J",
 }
 """What is compared, with its unit; bytes up and down are those of a client in a round."""
-_METRICS = {"loss": "loss/eval", "accuracy": "accuracy/eval", "exact_match": "exact_match/eval"}
 _SPENT = {cost.name: cost for cost in (SECONDS, JOULES)}
 _NOT_SETTINGS = ("name", "seed", "output", "strategy", "compare_with")
 _MOST_IN_LABEL = 3
@@ -88,8 +88,8 @@ class Entry:
         if model_type == ALL_TYPES:
             found = [value for each in self.run.fleet if (value := self.measure(name, each)) is not None]
             return statistics.fmean(found) if found else None
-        if name in _METRICS:
-            curve = self.strategy.metrics.by(_METRICS[name], "model_type").get(model_type)
+        if name in TARGET_METRICS:
+            curve = self.strategy.metrics.by(TARGET_METRICS[name], "model_type").get(model_type)
             return curve.last[1] if curve and curve.last else None
         return self.strategy.ledger.bytes_per_turn(model_type, name.removesuffix("_bytes"))
 

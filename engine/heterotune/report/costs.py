@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from heterotune.report.metric_record import ENERGY, VIRTUAL_SECONDS
 from heterotune.report.quantities import format_bytes, format_energy, format_seconds
 from heterotune.report.run_record import StrategyRecord
 
@@ -34,8 +35,8 @@ def _written_seconds(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 60 else format_seconds(seconds)
 
 
-SECONDS = Cost("virtual_seconds", "virtual time", "clock/seconds", _written_seconds)
-JOULES = Cost("energy_joules", "energy", "clock/energy", format_energy)
+SECONDS = Cost("virtual_seconds", "virtual time", VIRTUAL_SECONDS, _written_seconds)
+JOULES = Cost("energy_joules", "energy", ENERGY, format_energy)
 BYTES = Cost("bytes", "bytes", "", format_bytes)
 COSTS = (SECONDS, JOULES, BYTES)
 
@@ -46,9 +47,9 @@ def has_clock(strategies: Sequence[StrategyRecord]) -> bool:
 
 
 def spent(strategy: StrategyRecord, cost: Cost) -> Curve:
-    """Return (round, what all clients had spent when it ended); nothing if it was not counted."""
+    """Return (round, what all clients had spent when it ended) of every round; nothing if it was not counted."""
     if cost.metric:
-        curve = strategy.metrics.one(cost.metric)
+        curve = strategy.metrics.one(cost.metric, whole=True)
         points = curve.points() if curve is not None else []
     else:
         points = strategy.ledger.cumulative()

@@ -14,6 +14,10 @@ NOT_KEYS = ("round", "name", "value", "unit", "delta")
 MAX_CURVES = 4000
 """Of one name; further ones are counted, and not drawn."""
 FEW_POINTS = 48
+TARGET_METRICS = {"loss": "loss/eval", "accuracy": "accuracy/eval", "exact_match": "exact_match/eval"}
+"""Measure -> the metric that has it on held-out rows."""
+VIRTUAL_SECONDS, ENERGY = "clock/seconds", "clock/energy"
+_KEPT_WHOLE = frozenset({*TARGET_METRICS.values(), VIRTUAL_SECONDS, ENERGY})
 _SHORT_FROM = 64  # curves of one name that are kept at full length
 _MAX_LINE_BYTES = 1 << 20
 _NAMED_LINES = 5
@@ -28,28 +32,30 @@ class Metrics:
     """The curves of one strategy.
 
     Attributes:
-        curves: Name -> key -> curve.
+        curves: Name -> key -> curve, as it is drawn.
+        whole: The same with every round, of the few names that tell when a target was reached and what was spent.
         units: Name -> unit.
         newest_round: The highest round that has a line.
         missing: What was left out and why, as sentences.
     """
 
     curves: dict[str, dict[CurveKey, ThinnedSeries]] = field(default_factory=dict)
+    whole: dict[str, dict[CurveKey, ThinnedSeries]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     newest_round: int = 0
     missing: list[str] = field(default_factory=list)
 
-    def by(self, name: str, field_name: str) -> dict[str, ThinnedSeries]:
+    def by(self, name: str, field_name: str, *, whole: bool = False) -> dict[str, ThinnedSeries]:
         """Return the curves of a name that differ in one field only, by its value, e.g. model type -> loss."""
         return {
             key[0][1]: curve
-            for key, curve in self.curves.get(name, {}).items()
+            for key, curve in (self.whole if whole else self.curves).get(name, {}).items()
             if len(key) == 1 and key[0][0] == field_name
         }
 
-    def one(self, name: str) -> ThinnedSeries | None:
+    def one(self, name: str, *, whole: bool = False) -> ThinnedSeries | None:
         """Return the curve of a name that has no keys."""
-        return self.curves.get(name, {}).get(())
+        return (self.whole if whole else self.curves).get(name, {}).get(())
 
     def keyed(self, name: str, *field_names: str) -> Iterator[tuple[tuple[str, ...], ThinnedSeries]]:
         """Yield the values of some fields and the curve, for all curves of a name that have these fields."""
@@ -65,10 +71,10 @@ def read_metrics(path: Path) -> Metrics:
     broken: list[int] = []
     for entry in _entries(path, broken.append):
         name, round_number = str(entry["name"]), entry["round"]
-        curve = _curve(metrics, name, entry)
-        if curve is None:
+        curves = _curves(metrics, name, entry)
+        if not curves:
             dropped.add(name)
-        else:
+        for curve in curves:
             curve.add(round_number, entry["value"])
         metrics.units.setdefault(name, str(entry.get("unit", "")))
         metrics.newest_round = max(metrics.newest_round, round_number)
@@ -78,15 +84,17 @@ def read_metrics(path: Path) -> Metrics:
     return metrics
 
 
-def _curve(metrics: Metrics, name: str, entry: Mapping[str, Any]) -> ThinnedSeries | None:
-    """Return the curve that a line belongs to; None if its name has too many."""
+def _curves(metrics: Metrics, name: str, entry: Mapping[str, Any]) -> list[ThinnedSeries]:
+    """Return the curve that a line belongs to, and the whole one if there is one; nothing if its name has too many."""
     mine = metrics.curves.setdefault(name, {})
     key = tuple((each, str(value)) for each, value in sorted(entry.items()) if each not in NOT_KEYS)
     if key not in mine:
         if len(mine) >= MAX_CURVES:
-            return None
+            return []
         mine[key] = ThinnedSeries(MAX_POINTS if len(mine) < _SHORT_FROM else FEW_POINTS)
-    return mine[key]
+    if name not in _KEPT_WHOLE:
+        return [mine[key]]
+    return [mine[key], metrics.whole.setdefault(name, {}).setdefault(key, ThinnedSeries(None))]
 
 
 def _entries(path: Path, damaged: Callable[[int], None]) -> Iterator[dict[str, Any]]:

@@ -10,12 +10,12 @@ from typing import Any
 
 from heterotune.errors import ConfigError
 from heterotune.report.costs import COSTS, Cost, by_cost
+from heterotune.report.metric_record import TARGET_METRICS
 from heterotune.report.page import Table
 from heterotune.report.plots.learning import ALL_TYPES, curve_points
 from heterotune.report.quantities import format_number
 from heterotune.report.run_record import StrategyRecord
 
-METRICS = {"loss": "loss/eval", "accuracy": "accuracy/eval", "exact_match": "exact_match/eval"}
 _WAYS = (0.5, 0.9, 1.0)
 """Without a target that is asked for: shares of the way from the first loss to the best that every run reaches."""
 _DECIMALS = 3
@@ -29,7 +29,7 @@ class Target:
     """What is to be reached on held-out rows.
 
     Attributes:
-        measure: A key of `METRICS`.
+        measure: A key of `TARGET_METRICS`.
         value: At most this loss, at least this share.
     """
 
@@ -79,8 +79,8 @@ def parse_targets(texts: Sequence[str]) -> list[Target]:
             value = float(number)
         except ValueError:
             value = math.nan
-        if measure not in METRICS or not math.isfinite(value):
-            way_out = f"Write one of {', '.join(METRICS)}, =, and a number; e.g. loss=2.5 or accuracy=0.6."
+        if measure not in TARGET_METRICS or not math.isfinite(value):
+            way_out = f"Write one of {', '.join(TARGET_METRICS)}, =, and a number; e.g. loss=2.5 or accuracy=0.6."
             problems.append(f"--target {text} is no target. {way_out}")
         targets.append(Target(measure, value))
     if problems:
@@ -90,8 +90,8 @@ def parse_targets(texts: Sequence[str]) -> list[Target]:
 
 def default_targets(contestants: Contestants) -> list[Target]:
     """Return losses on the way from where all runs begin to the best loss that every run reaches."""
-    curves = [curve_points(each, METRICS["loss"], ALL_TYPES) for runs in contestants.values() for each in runs]
-    curves = [curve for curve in curves if curve]
+    found = [_evaluations(each, "loss", ALL_TYPES) for runs in contestants.values() for each in runs]
+    curves = [curve for curve in found if curve]
     if not curves:
         return []
     start = max(curve[0][1] for curve in curves)
@@ -106,13 +106,18 @@ def reached(runs: Sequence[StrategyRecord], target: Target, model_type: str) -> 
     rounds: list[float] = []
     amounts: dict[str, list[float]] = {cost.name: [] for cost in COSTS}
     for run in runs:
-        curve = curve_points(run, METRICS[target.measure], model_type)
+        curve = _evaluations(run, target.measure, model_type)
         first = next((point for point in curve if target.is_reached_by(point[1])), None)
         if first is not None:
             rounds.append(first[0])
             for cost in COSTS:
                 amounts[cost.name] += [amount for amount, _ in by_cost(run, cost, [first])]
     return Reached(len(runs), rounds, amounts)
+
+
+def _evaluations(run: StrategyRecord, measure: str, model_type: str) -> list[tuple[float, float]]:
+    """Return (round, value) of every evaluation."""
+    return curve_points(run, TARGET_METRICS[measure], model_type, whole=True)
 
 
 def target_table(contestants: Contestants, targets: Sequence[Target], model_type: str) -> Table | None:

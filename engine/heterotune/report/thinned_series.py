@@ -11,11 +11,11 @@ MAX_POINTS = 400
 class ThinnedSeries:
     """Values over rounds. First, last, least, greatest and the mean are exact; in between rounds may share a point."""
 
-    def __init__(self, max_points: int = MAX_POINTS) -> None:
+    def __init__(self, max_points: int | None = MAX_POINTS) -> None:
         """Begin with no value.
 
         Args:
-            max_points: At least 2.
+            max_points: At least 2; None = every round keeps a point of its own.
         """
         self._max_points = max_points
         self._bucket_rounds = 1
@@ -54,7 +54,7 @@ class ThinnedSeries:
         self._sums[-1] += value
         self._counts[-1] += 1
         self._note(round_number, value)
-        while len(self._counts) > self._max_points:
+        while self._max_points is not None and len(self._counts) > self._max_points:
             self._halve()
 
     def points(self) -> list[tuple[float, float]]:

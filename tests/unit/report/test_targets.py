@@ -12,11 +12,12 @@ from heterotune.errors import ConfigError
 from heterotune.report.comparison import compare
 from heterotune.report.comparison_page import as_record, comparison_page, result_rows, terminal_target_table
 from heterotune.report.costs import BYTES, JOULES, SECONDS, by_cost, spent
+from heterotune.report.metric_record import read_metrics
 from heterotune.report.plots.cost_curves import cost_plots
 from heterotune.report.plots.learning import ALL_TYPES
 from heterotune.report.run_page import run_page
-from heterotune.report.run_record import read_run
-from heterotune.report.targets import Target, default_targets, parse_targets, target_table
+from heterotune.report.run_record import StrategyRecord, read_run
+from heterotune.report.targets import Target, default_targets, parse_targets, reached, target_table
 
 MIB = 2**20
 
@@ -82,6 +83,19 @@ def test_time_to_target_with_the_ratio(timed_run) -> None:
         ["loss ≤ 3.5", "fedavg_lora", "1 of 1", "0.0", "0 s", "-", "0 B"],
     ]
     assert target_table(runs, [Target("loss", 0.1)], ALL_TYPES) is None
+
+
+@pytest.mark.parametrize(("every", "reaching"), [(20, 20), (1, 119)])  # 250 evaluations, and 5000
+def test_a_long_run_is_told_as_exactly_as_a_short_one(tmp_path, every, reaching) -> None:
+    losses = {n: 2.0 if n == reaching else 3.0 - n / 10_000 for n in range(0, 5001, every)}
+    lines = [{"name": "loss/eval", "round": n, "value": loss} for n, loss in losses.items()]
+    for name, each_round in (("clock/seconds", 100.0), ("clock/energy", 7.0)):
+        lines += [{"name": name, "round": n, "value": each_round * n} for n in range(1, 5001)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = StrategyRecord("heterotune", tmp_path, read_metrics(tmp_path / "metrics.jsonl"))
+    found = reached([run], Target("loss", 2.0), ALL_TYPES)
+    assert (found.rounds, found.mean(SECONDS), found.mean(JOULES)) == ([reaching], 100.0 * reaching, 7.0 * reaching)
+    assert default_targets({"a": [run]})[-1] == Target("loss", 2.0)
 
 
 def test_curves_over_time_energy_and_bytes(timed_run) -> None:

@@ -79,11 +79,13 @@ def learning_plots(strategies: Sequence[StrategyRecord], model_types: Sequence[s
             yield _plot(kind, panels, strategies)
 
 
-def curve_points(strategy: StrategyRecord, metric: str, model_type: str) -> list[tuple[float, float]]:
-    """Return (round, value) of a model type, or of all of them together."""
-    curve = strategy.metrics.one(metric)
+def curve_points(
+    strategy: StrategyRecord, metric: str, model_type: str, *, whole: bool = False
+) -> list[tuple[float, float]]:
+    """Return (round, value) of a model type, or of all of them together; `whole` = of every round, as it is."""
+    curve = strategy.metrics.one(metric, whole=whole)
     if model_type != ALL_TYPES:
-        curve = strategy.metrics.by(metric, "model_type").get(model_type)
+        curve = strategy.metrics.by(metric, "model_type", whole=whole).get(model_type)
     return curve.points() if curve is not None else []
 
 
