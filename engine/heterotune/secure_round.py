@@ -14,7 +14,7 @@ from torch import Tensor
 from heterotune.aggregation.exact import ExactSum
 from heterotune.collective.ledger import Direction, Ledger
 from heterotune.config.privacy_options import SecureAggregationOptions
-from heterotune.privacy.secure_exchange import finish, masked_message, read_masked
+from heterotune.privacy.secure_exchange import SentMessage, begin, finish, masked_message, read_masked
 from heterotune.privacy.secure_sum import SecureGroup, mask, secure_group
 from heterotune.round_plan import RoundPlan
 
@@ -66,8 +66,15 @@ def unmask_sum(exact: ExactSum, group: SecureGroup, arrived: Collection[int], le
     Raises:
         TooFewClients: If too few arrived.
     """
-    for sent in finish(group, exact.sum_P.numpy(), arrived=arrived, staying=arrived):
-        note(ledger, group, sent.client_id, sent.direction, sent.kind.name, len(sent.data))
+    inboxes, sent = begin(group)
+    _note_all(ledger, group, sent)  # also where what follows fails
+    _note_all(ledger, group, finish(group, exact.sum_P.numpy(), inboxes, arrived=arrived, staying=arrived))
+
+
+def _note_all(ledger: Ledger, group: SecureGroup, sent: Sequence[SentMessage]) -> None:
+    """Count what the root played of the protocol."""
+    for message in sent:
+        note(ledger, group, message.client_id, message.direction, message.kind.name, len(message.data))
 
 
 def note(ledger: Ledger, group: SecureGroup, client_id: int, direction: Direction, kind: str, num_bytes: int) -> None:

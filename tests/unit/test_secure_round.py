@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -52,5 +54,9 @@ def test_the_unmasked_sum_is_the_plain_one_bit_for_bit_and_ranks_see_noise():
 
 def test_too_few_clients_leave_the_sum_masked():
     total, _ = masked_sums(Ledger())
+    ledger = Ledger()
     with pytest.raises(TooFewClients, match="2 masked updates arrived, 3 are needed"):
-        unmask_sum(total, GROUP, {3, 4}, Ledger())
+        unmask_sum(total, GROUP, {3, 4}, ledger)
+    assert Counter((entry.direction, entry.group) for entry in ledger) == {
+        (direction, f"secure_sum.{kind}"): 4 for direction in ("up", "down") for kind in ("keys", "shares")
+    }  # which all four had sent by then

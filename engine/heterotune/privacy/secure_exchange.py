@@ -55,37 +55,51 @@ def secure_sum(
         message = masked_message(group, client_id, mask(group, client_id, integers_P))
         total_P += read_masked(group, message, num_elements=len(integers_P))
         sent.append(SentMessage(client_id, "up", MASKED, message))
-    sent += finish(group, total_P, arrived=integers.keys(), staying=staying)
+    inboxes, begun = begin(group)
+    sent += begun + finish(group, total_P, inboxes, arrived=integers.keys(), staying=staying)
     return total_P.view(np.int64), sent
 
 
-def finish(
-    group: SecureGroup, total_P: np.ndarray, *, arrived: Collection[int], staying: Collection[int]
-) -> list[SentMessage]:
-    """Play all rounds but the masked vectors', and take the masks off their sum, in place. The root calls this.
-
-    Args:
-        group: The clients that shared their secrets.
-        total_P: Σ y_u over those that arrived, int64 or uint64. Changed in place into Σ q_u.
-        arrived: The clients in the sum.
-        staying: The clients that answer at the end.
+def begin(group: SecureGroup) -> tuple[dict[int, bytes], list[SentMessage]]:
+    """Play the rounds before the masked vectors. The root calls this.
 
     Returns:
-        The messages of rounds 0, 1 and 3.
-
-    Raises:
-        TooFewClients: If too few arrived or stay.
+        Client id -> the message with what the others sealed for it; and all messages of rounds 0 and 1.
     """
     keys = [SentMessage(u, direction, KEYS, data) for u in group.client_ids for direction, data in _keys(group, u)]
     shared = {u: share_secrets(group, u) for u in group.client_ids}
     inboxes = deliver_shares(group, shared)
+    sent = [SentMessage(u, "up", SHARES, data) for u, data in shared.items()]
+    return inboxes, [*keys, *sent, *(SentMessage(u, "down", SHARES, data) for u, data in inboxes.items())]
+
+
+def finish(
+    group: SecureGroup,
+    total_P: np.ndarray,
+    inboxes: Mapping[int, bytes],
+    *,
+    arrived: Collection[int],
+    staying: Collection[int],
+) -> list[SentMessage]:
+    """Play the round after the masked vectors, and take the masks off their sum, in place. The root calls this.
+
+    Args:
+        group: The clients that shared their secrets.
+        total_P: Σ y_u over those that arrived, int64 or uint64. Changed in place into Σ q_u.
+        inboxes: From `begin`.
+        arrived: The clients in the sum.
+        staying: The clients that answer at the end.
+
+    Returns:
+        The messages of round 3.
+
+    Raises:
+        TooFewClients: If too few arrived or stay.
+    """
     asked = {u: _survivors(group, u, arrived) for u in sorted(staying)}
     revealed = {u: reveal(group, u, arrived, inboxes[u]) for u in asked}
     unmask(group, total_P, arrived=arrived, revealed=revealed)
     return [
-        *keys,
-        *(SentMessage(u, "up", SHARES, data) for u, data in shared.items()),
-        *(SentMessage(u, "down", SHARES, data) for u, data in inboxes.items()),
         *(SentMessage(u, "down", SURVIVORS, data) for u, data in asked.items()),
         *(SentMessage(u, "up", REVEALED, data) for u, data in revealed.items()),
     ]

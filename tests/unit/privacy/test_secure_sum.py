@@ -13,6 +13,7 @@ from heterotune.errors import TooFewClients, WireError
 from heterotune.privacy import secure_sum as arithmetic
 from heterotune.privacy.key_agreement import PRIME, agree, from_bytes, public_key, seal, unseal
 from heterotune.privacy.secure_exchange import (
+    begin,
     deliver_shares,
     finish,
     masked_message,
@@ -72,7 +73,7 @@ def test_ranks_may_add_masked_vectors_in_any_grouping():
         for ids in ((13, 2), (5,), (3, 11, 7))
     ]
     total_P = parts[2] + parts[0] + parts[1]
-    finish(chosen, total_P, arrived=IDS, staying=IDS)
+    finish(chosen, total_P, begin(chosen)[0], arrived=IDS, staying=IDS)
     assert np.array_equal(total_P, sum(plain.values()))
 
 
@@ -135,7 +136,8 @@ def test_a_sum_without_one_masked_vector_is_still_masked():
     total_P = sum(mask(chosen, client_id, plain[client_id]) for client_id in IDS[1:])
     assert 150 < chi_square_of_bytes(total_P) < 360
     partly = total_P.copy()
-    finish(chosen, partly, arrived=IDS, staying=IDS)  # the server took the first for arrived: wrong masks come off
+    # the server took the first for arrived: wrong masks come off
+    finish(chosen, partly, begin(chosen)[0], arrived=IDS, staying=IDS)
     assert 150 < chi_square_of_bytes(partly) < 360
 
 
