@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from heterotune.fleet.misbehaviour import hostile_clients
 from heterotune.journal import Journal
 from heterotune.privacy.account import PrivacyAccount
 from heterotune.privacy.gaussian_mechanism import noise
+from heterotune.privacy.secure_exchange import side_bytes
 from heterotune.privacy.secure_sum import SecureGroup
 from heterotune.round_outcome import RoundOutcome
 from heterotune.round_plan import RoundPlan
@@ -115,6 +116,18 @@ class Protection:
             return PrivateSum(intake, self._layouts[place], options.clip_norms, num_drawn)
         max_norm = self._config.aggregate.max_norm
         return intake if max_norm is None else ClippedSum(intake, max_norm)
+
+    def side_bytes(self, counting: Collection[int]) -> dict[int, tuple[int, int]]:
+        """Return client id -> bytes (down, up) of what the round's cohort has yet to exchange, beside updates.
+
+        Args:
+            counting: The clients whose updates count.
+        """
+        found = {}
+        for group in self._groups.values():
+            arrived = set(group.client_ids).intersection(counting)
+            found |= {client_id: side_bytes(group, client_id, arrived=arrived) for client_id in group.client_ids}
+        return found
 
     def gather(self, topology: Topology, sums: RoundSums, outcome: RoundOutcome) -> list[TypeUpdate] | None:
         """Return each model type's update of a round on the ranks that combine. Every rank must call this."""

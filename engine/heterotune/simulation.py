@@ -233,7 +233,7 @@ class Simulation:
         if self.channel.mpi_rank == ROOT:
             self.downlink.note(plan.absent, self.journal.ledger, plan.round_number)
         self.downlink.remember(plan.cohort, plan.round_number)
-        counted = self.clock.advance(plan)
+        counted = self.clock.advance(plan, self.protection.side_bytes)
         if counted is not plan:
             with self.journal.phase("gather"):
                 self.protection.begin(counted)

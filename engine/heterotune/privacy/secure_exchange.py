@@ -105,6 +105,22 @@ def finish(
     ]
 
 
+def side_bytes(group: SecureGroup, client_id: int, *, arrived: Collection[int]) -> tuple[int, int]:
+    """Return (bytes down, bytes up) of one client's messages beside its masked vector, before they are made.
+
+    Args:
+        group: The clients that shared their secrets.
+        client_id: One of these.
+        arrived: The clients in the sum, which stay to the end.
+    """
+    num_clients = len(group.client_ids)
+    shares = SHARES.num_bytes(num_clients - 1)
+    down, up = KEYS.num_bytes(num_clients) + shares, KEYS.num_bytes(1) + shares
+    if client_id in arrived and len(arrived) >= group.num_needed:
+        return down + SURVIVORS.num_bytes(len(arrived)), up + REVEALED.num_bytes(num_clients)
+    return down, up
+
+
 def masked_message(group: SecureGroup, client_id: int, masked_P: np.ndarray) -> bytes:
     """Return y_u as bytes."""
     payload = masked_P.astype("<u8", copy=False).tobytes()

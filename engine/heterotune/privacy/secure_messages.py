@@ -36,6 +36,10 @@ class Kind:
     name: str
     record: struct.Struct
 
+    def num_bytes(self, num_records: int) -> int:
+        """Return the length of a message."""
+        return HEADER_BYTES + num_records * self.record.size
+
 
 KEYS = Kind(1, "keys", struct.Struct("<q32s32s"))
 """Client, its public keys for sealing and for masks; up: its own, down: everybody's."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
 
 from heterotune.adapters.training_flops import TrainingCost, causal_pairs
 from heterotune.aggregation.quarantine import Verdict
@@ -23,6 +23,9 @@ from heterotune.round_plan import RoundPlan
 from heterotune.training.chunk_batches import steps_of
 from heterotune.virtual_time.client_time import ClientWork
 from heterotune.virtual_time.virtual_clock import Report
+
+SideBytes = Callable[[Sequence[int]], Mapping[int, tuple[int, int]]]
+"""Ids of the clients whose updates count -> client id -> bytes (down, up) beside those that the ledger has by then."""
 
 
 class ClientMeter:
@@ -80,6 +83,18 @@ def gather_reports(plan: RoundPlan, notes: RoundNotes, meter: ClientMeter, chann
     told = channel.broadcast_bytes(json.dumps(rows).encode() if channel.mpi_rank == ROOT else None)
     clients = {client.client_id: client for client in plan.cohort}
     return [_report(clients[row[0]], *row[1:]) for row in json.loads(told)]
+
+
+def with_side_bytes(reports: Sequence[Report], side_bytes: SideBytes) -> list[Report]:
+    """Return the reports with what clients exchange beside their updates; a client that drops out sends nothing."""
+    found = side_bytes([report.client.client_id for report in reports if report.verdict.counts])
+    return [replace(report, work=_with(report.work, *found.get(report.client.client_id, (0, 0)))) for report in reports]
+
+
+def _with(work: ClientWork, down: int, up: int) -> ClientWork:
+    """Return a client's work with more bytes."""
+    sent = None if work.up_bytes is None else work.up_bytes + up
+    return replace(work, down_bytes=work.down_bytes + down, up_bytes=sent)
 
 
 def _rows(plan: RoundPlan, notes: RoundNotes, meter: ClientMeter, is_root: bool) -> list[list[object]]:

@@ -15,7 +15,7 @@ from heterotune.journal import Journal
 from heterotune.round_plan import RoundPlan
 from heterotune.uplink import Intake
 from heterotune.virtual_time.arrivals import Taken
-from heterotune.virtual_time.client_reports import ClientMeter, gather_reports
+from heterotune.virtual_time.client_reports import ClientMeter, SideBytes, gather_reports, with_side_bytes
 from heterotune.virtual_time.dispatch import Dispatch, dispatch_of
 from heterotune.virtual_time.held_updates import HeldUpdates
 from heterotune.virtual_time.virtual_clock import VirtualClock, clock_metrics
@@ -76,11 +76,12 @@ class RoundClock:
         """Return what takes updates while clients train: what counts them, or what holds them until they arrive."""
         return self._held if self.holds else intake
 
-    def advance(self, plan: RoundPlan) -> RoundPlan:
+    def advance(self, plan: RoundPlan, side_bytes: SideBytes) -> RoundPlan:
         """Let time pass until the round ends; returns the plan of those that count in it. Every rank must call this.
 
         Args:
             plan: The round's, when all have trained; what absent clients downloaded is in the ledger.
+            side_bytes: What clients exchange beside updates, and the ledger does not have yet.
 
         Returns:
             The same plan where all that trained count in their round.
@@ -88,6 +89,7 @@ class RoundClock:
         if self._clock is None or self._meter is None:
             return plan
         reports = gather_reports(plan, self._journal.round_notes(), self._meter, self._journal.channel)
+        reports = with_side_bytes(reports, side_bytes)
         began = self._clock.seconds
         self._taken = self._clock.advance(reports, round_number=plan.round_number, wanted=self._dispatch.wanted)
         self._note(self._taken, plan.round_number, self._clock.seconds - began)

@@ -16,6 +16,7 @@ from wire_codecs import load
 from heterotune.checkpoint import newest_checkpoint
 from heterotune.collective.opening import open_channel
 from heterotune.config.clock_options import ClockOptions
+from heterotune.config.privacy_options import SecureAggregationOptions
 from heterotune.federation import Federation
 from heterotune.journal import Journal
 from heterotune.run_folder import RunFolder
@@ -25,6 +26,7 @@ from heterotune.strategies import make_strategy
 MODES = {
     "none": ClockOptions(),
     "synchronous": ClockOptions(mode="synchronous"),
+    "masked": ClockOptions(mode="synchronous"),
     "patient": ClockOptions(mode="deadline", deadline_seconds=1e6),
     "accept": ClockOptions(mode="deadline", deadline_seconds=0.9, late="accept"),
     "buffered": ClockOptions(mode="buffered", concurrency=5, buffer=2),
@@ -53,7 +55,9 @@ def main() -> None:
     federation, results = load(run_file, channel, out), {}
     for name in sys.argv[4:]:
         clock = MODES[name]
-        config, folder = federation.config.model_copy(update={"clock": clock}), RunFolder.open(out).subfolder(name)
+        masks = SecureAggregationOptions(enabled=name == "masked")
+        config = federation.config.model_copy(update={"clock": clock, "secure_aggregation": masks})
+        folder = RunFolder.open(out).subfolder(name)
         chosen = replace(federation, config=config)
         if rounds_before and clock.takes_stale:
             run_rounds(chosen, folder, rounds_before)

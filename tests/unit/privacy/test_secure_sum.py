@@ -21,6 +21,7 @@ from heterotune.privacy.secure_exchange import (
     reveal,
     secure_sum,
     share_secrets,
+    side_bytes,
 )
 from heterotune.privacy.secure_messages import HEADER_BYTES, KEYS, MASKED, REVEALED, SHARES, decode, encode
 from heterotune.privacy.secure_sum import mask, secure_group, unmask
@@ -156,6 +157,18 @@ def test_messages_are_counted_by_kind_and_size():
         ("down", "survivors", 8 * 5): 4,
         ("up", "revealed", 6 * 40): 4,
     }
+
+
+@pytest.mark.parametrize("arrived", [IDS, IDS[1:], IDS[:3]], ids=["all", "one is lost", "too few"])
+def test_bytes_are_known_before_messages_are_made(arrived):
+    chosen, num_bytes = group(), Counter()
+    inboxes, sent = begin(chosen)
+    if len(arrived) >= chosen.num_needed:
+        sent += finish(chosen, np.zeros(1, dtype=np.int64), inboxes, arrived=arrived, staying=arrived)
+    for message in sent:
+        num_bytes[message.client_id, message.direction] += len(message.data)
+    for u in IDS:
+        assert side_bytes(chosen, u, arrived=arrived) == (num_bytes[u, "down"], num_bytes[u, "up"])
 
 
 def test_sealed_shares_are_no_plain_shares():

@@ -15,8 +15,9 @@ from heterotune.fleet.chunks import Chunk
 from heterotune.fleet.clients import Client
 from heterotune.round_notes import RoundNotes
 from heterotune.round_plan import RoundPlan
-from heterotune.virtual_time.client_reports import ClientMeter, gather_reports
+from heterotune.virtual_time.client_reports import ClientMeter, gather_reports, with_side_bytes
 from heterotune.virtual_time.client_time import ClientWork
+from heterotune.virtual_time.virtual_clock import Report
 
 LENGTHS = np.array([3, 5, 2, 7, 4])
 ROWS = Rows(np.zeros((5, 8), dtype=np.int64), np.zeros((5, 8), dtype=np.int64), LENGTHS)
@@ -67,3 +68,26 @@ def test_a_report_has_a_clients_bytes_and_a_drop_out_sends_nothing():
     assert one.work == ClientWork(11, METER.flops(CLIENTS[1], 6, share=0.5), None)
     assert one.verdict == Verdict(1, "dropped_out")
     assert (two.verdict, two.work.up_bytes) == (verdicts[0], 6)
+
+
+def test_what_clients_exchange_beside_their_updates_is_added():
+    work = [ClientWork(10, 7.0, 5), ClientWork(11, 7.0, None), ClientWork(12, 7.0, 6), ClientWork(13, 7.0, 8)]
+    verdicts = [Verdict(0), Verdict(1, "dropped_out"), Verdict(2, "not_finite"), Verdict(3)]
+    clients = [*CLIENTS, Client(3, 1, 5)]
+    reports = [Report(*each) for each in zip(clients, work, verdicts, strict=True)]
+    counting = []
+
+    def side_bytes(client_ids):
+        counting.extend(client_ids)
+        return {0: (100, 200), 1: (300, 400), 2: (500, 600)}
+
+    added = with_side_bytes(reports, side_bytes)
+    assert counting == [0, 3] and [(each.client, each.verdict) for each in added] == list(
+        zip(clients, verdicts, strict=True)
+    )
+    assert [each.work for each in added] == [
+        ClientWork(110, 7.0, 205),
+        ClientWork(311, 7.0, None),
+        ClientWork(512, 7.0, 606),
+        work[3],
+    ]
