@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from heterotune.adapters.dema import FRAME_GROUP
 from heterotune.collective.codecs import codec_named
@@ -54,8 +55,8 @@ class FederationBytes:
         up: Model type -> tensor group -> bytes of one client in one round.
         down: The same, down.
         down_once: Model type -> tensor group -> bytes that a client gets the first time.
-        round_up_bytes: All clients of a round.
-        round_down_bytes: All clients of a round, without what comes once.
+        round_up_bytes: All clients of a round; the mean of all rounds but the first where these differ.
+        round_down_bytes: The same down, without what comes once.
         total_bytes: Both directions, all rounds, with what comes once.
         full_model_bytes: Model type -> bytes of its whole model in fp32, what FedAvg of models would send.
     """
@@ -86,16 +87,18 @@ def federation_bytes(setting: Setting) -> FederationBytes:
         up=up,
         down=down,
         down_once=once,
-        round_up_bytes=round_up,
-        round_down_bytes=round_down,
-        total_bytes=first_round + (round_up + round_down) * (setting.config.rounds - 1) + once_bytes,
+        round_up_bytes=round(round_up),
+        round_down_bytes=round(round_down),
+        total_bytes=round(first_round + (round_up + round_down) * (setting.config.rounds - 1)) + once_bytes,
         full_model_bytes={each.name: 4 * each.num_parameters for each in setting.model_types},
     )
 
 
-def _sum_over(counts: Mapping[int, int], groups: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> int:
+def _sum_over(
+    counts: Mapping[int, int] | Mapping[int, Fraction], groups: Mapping[str, Mapping[str, int]], names: Sequence[str]
+) -> Fraction:
     """Return the bytes of a round's clients, of all tensor groups."""
-    return sum(sum(groups[names[place]].values()) * count for place, count in counts.items())
+    return sum((sum(groups[names[place]].values()) * Fraction(count) for place, count in counts.items()), Fraction())
 
 
 def _downloads_of_new_maps(setting: Setting) -> Counter[int]:

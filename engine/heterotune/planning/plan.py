@@ -24,6 +24,7 @@ from heterotune.planning.time_model import (
     Traffic,
     bytes_per_second,
     collect_by_topology,
+    mean_time,
     round_time,
     traffic,
 )
@@ -56,6 +57,7 @@ NOT_PLANNED = {
     "fedproto": "its prototypes are as many as the data's classes, and a plan reads no data",
 }
 """Method -> why there is no plan for it; every method is in one of the two."""
+_TIMED_ROUNDS = 64  # of a buffered clock: enough for a mean
 KIND_OF_PLACE = {"host": "host_resident", "pinned": "host_pinned", "nvme": "nvme", "gpu": "device_allocated"}
 
 
@@ -67,8 +69,9 @@ class Plan:
         setting: The run and the machines.
         layout: Chunk sizes and memory.
         bytes: What clients send and get.
-        traffic: What the simulator moves in a round.
-        time: Seconds of a round.
+        traffic: What the simulator moves in round 1.
+        first_time: Seconds of round 1.
+        time: Seconds of a later round; their mean, where they differ.
         ways_out: Changes with which it fits; empty if it fits as it is.
         devices: How clients' own devices fit, where the run has some.
     """
@@ -77,6 +80,7 @@ class Plan:
     layout: Layout
     bytes: FederationBytes
     traffic: Traffic
+    first_time: RoundTime
     time: RoundTime
     ways_out: tuple[str, ...]
     devices: tuple[DeviceFit, ...] = ()
@@ -87,6 +91,11 @@ class Plan:
         setting = self.setting
         speed = bytes_per_second(setting)
         return VALUE_BYTES * crossover_values(setting.cluster.num_ranks, setting.calibration, speed)
+
+    @property
+    def run_seconds(self) -> float:
+        """Seconds of all rounds."""
+        return self.first_time.seconds + (self.setting.config.rounds - 1) * self.time.seconds
 
     @property
     def verdict(self) -> str:
@@ -125,15 +134,26 @@ def _device_fits(config: RunConfig, model_types: tuple[ModelType, ...]) -> list[
 def make_plan(setting: Setting) -> Plan:
     """Plan a run."""
     layout = lay_out(setting)
+    first_time = round_time(setting, layout.by_rank)
     return Plan(
         setting=setting,
         layout=layout,
         bytes=federation_bytes(setting),
         traffic=traffic(setting, layout.by_rank),
-        time=round_time(setting, layout.by_rank),
+        first_time=first_time,
+        time=_later_time(setting, layout) or first_time,
         ways_out=() if layout.fits else tuple(ways_out(setting)),
         devices=tuple(_device_fits(setting.config, setting.model_types)),
     )
+
+
+def _later_time(setting: Setting, layout: Layout) -> RoundTime | None:
+    """Return the mean of some rounds after the first where these send out other clients; None = all are like it."""
+    last = min(setting.config.rounds, 1 + _TIMED_ROUNDS)
+    if setting.config.clock.buffer is None or last == 1:
+        return None
+    chunks = (setting.chunks_by_rank(layout.chunk_clients, round_number=number) for number in range(2, last + 1))
+    return mean_time([round_time(setting, by_rank) for by_rank in chunks])
 
 
 def estimate_memory(
@@ -176,6 +196,8 @@ def assumptions(plan: Plan) -> list[str]:
         said.append(f"Class names have heterotune.head_basis = {options.head_basis} tokens; a run counts them.")
     if setting.config.strategy == "heterotune" and options.distill_every:
         said.append("What model types learn from one another in the server (heterotune.distill_every) takes no time.")
+    if setting.config.clock.buffer is not None:
+        said.append("Updates come from all clients alike, however fast their devices are (clock.mode = buffered).")
     if not setting.cluster.has_gpus:
         kind = (
             "gives freed memory back"
@@ -213,13 +235,14 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "federation_bytes": asdict(plan.bytes),
         "traffic_bytes": asdict(plan.traffic),
         "seconds": {
+            "first_round": plan.first_time.seconds,
             "round": plan.time.seconds,
             "train": plan.time.train,
             "collect": plan.time.collect,
             "rest": plan.time.rest,
             "busy_share": plan.time.busy_share,
             "collect_by_topology": collect_by_topology(setting),
-            "run": plan.time.seconds * setting.config.rounds,
+            "run": plan.run_seconds,
         },
         "parameters": {each.name: each.num_parameters for each in setting.model_types},
         "assumptions": assumptions(plan),

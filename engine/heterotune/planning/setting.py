@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
 
 from heterotune.adapters.tables import adapter_layout
-from heterotune.config.cohort_options import CohortConfig
 from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.schema import RunConfig
 from heterotune.fleet.assignment import assign_chunks
 from heterotune.fleet.chunks import Chunk, form_chunks
-from heterotune.fleet.clients import Client, Population, cohort_counts, enlist_clients, sample_counts
+from heterotune.fleet.clients import Client, Population, enlist_clients, sample_counts
 from heterotune.fleet.model_types import ModelType
 from heterotune.fleet.placement import Placement, dedicate, spread
 from heterotune.planning.backbone_memory import Sharding, held_bytes, read_sharding
@@ -22,6 +22,7 @@ from heterotune.planning.calibration import Calibration
 from heterotune.planning.cluster import Cluster
 from heterotune.planning.compute import compute_seconds
 from heterotune.planning.shapes import DTYPE_BYTES, TypeShape
+from heterotune.randomness import NO_CLIENT, generator
 from heterotune.virtual_time.dispatch import dispatch_of
 
 ASSUMED_ROWS = 100
@@ -160,20 +161,31 @@ class Setting:
         return dispatch_of(self.population, self.config.cohort, self.config.clock, ()).counts
 
     @cached_property
-    def later_counts(self) -> Mapping[int, int]:
-        """Place of a model type -> its clients that a later round sends out; on average, where some stay at work."""
-        buffer = self.config.clock.buffer
-        return self.cohort_counts if buffer is None else cohort_counts(self.population, CohortConfig(clients=buffer))
+    def later_counts(self) -> Mapping[int, Fraction]:
+        """Place of a model type -> its clients that a later round sends out: where some stay at work, the mean.
+
+        Then as many clients go out as updates came, and those are taken to come from all clients alike.
+        """
+        population, buffer = self.population, self.config.clock.buffer
+        if buffer is None:
+            return {place: Fraction(count) for place, count in self.cohort_counts.items()}
+        return {
+            place: Fraction(buffer * len(population.ids_of(place)), population.num_members)
+            for place in self.cohort_counts
+        }
 
     def cohort_of(self, round_number: int) -> tuple[Client, ...]:
         """Return whom a round sends out if all are available and drawn alike; under a buffered clock an example."""
-        counts = self.cohort_counts if round_number == 1 else self.later_counts
-        return sample_counts(self.population, counts, run_seed=self.config.seed, round_number=round_number)
+        population, seed, buffer = self.population, self.config.seed, self.config.clock.buffer
+        if buffer is None or round_number == 1:
+            return sample_counts(population, self.cohort_counts, run_seed=seed, round_number=round_number)
+        draw = generator(seed, round_number, NO_CLIENT, "planned cohort")
+        return population.clients(sorted(draw.choice(population.num_clients, size=buffer, replace=False).tolist()))
 
-    def chunks_by_rank(self, chunk_clients: dict[int, int]) -> tuple[tuple[Chunk, ...], ...]:
-        """Return which rank trains what in round 1, as the simulation does before it has measured anything."""
+    def chunks_by_rank(self, chunk_clients: dict[int, int], *, round_number: int = 1) -> tuple[tuple[Chunk, ...], ...]:
+        """Return which rank trains what in a round, as the simulation does before it has measured anything."""
         config = self.config
-        cohort = self.cohort_of(1)
+        cohort = self.cohort_of(round_number)
         num_steps = {client.client_id: self.steps for client in cohort}
         chunks = form_chunks(cohort, chunk_clients=chunk_clients, num_steps=num_steps)
         costs = {place: float(each.num_parameters) for place, each in enumerate(self.model_types)}

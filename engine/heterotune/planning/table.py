@@ -82,15 +82,16 @@ def _figures(plan: Plan) -> list[str]:
         "the largest that fit and give every rank work; a run may pick less for speed" if layout.picked else "as given"
     )
     told = plan.bytes
+    first = "" if time == plan.first_time else f" (the first {format_seconds(plan.first_time.seconds)})"
     return [
         f"clients per chunk: {sizes} ({how})",
         f"federation: {format_bytes(told.round_up_bytes)} up and {format_bytes(told.round_down_bytes)} down a round, "
         f"{format_bytes(told.total_bytes)} in all {setting.config.rounds} rounds",
         f"simulator, a rank and round: {format_bytes(moved.sum_to_root_bytes)} of sums to the root, "
         f"{format_bytes(moved.broadcast_bytes)} of broadcasts, {format_bytes(moved.zero3_gather_bytes)} of gathers",
-        f"a round takes about {format_seconds(time.seconds)} without evaluation, ranks are busy "
+        f"a round takes about {format_seconds(time.seconds)}{first} without evaluation, ranks are busy "
         f"{time.busy_share:.0%} of the training; the run about "
-        f"{format_seconds(time.seconds * setting.config.rounds)}",
+        f"{format_seconds(plan.run_seconds)}",
         *(f"device: {told_fit(fit)}" for fit in plan.devices),
         *_on_several_ranks(plan),
     ]

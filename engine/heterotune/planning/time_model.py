@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from statistics import fmean
 from typing import get_args
 
 from heterotune.config.field_types import TopologyName
@@ -102,6 +103,11 @@ def round_time(setting: Setting, by_rank: Sequence[Sequence[Chunk]]) -> RoundTim
     collect = collect_by_topology(setting)[setting.config.collective.topology]
     busy = sum(sum(part) for part in own) / (train * len(by_rank)) if train else 0.0
     return RoundTime(train, collect, setting.calibration.round_seconds, busy)
+
+
+def mean_time(times: Sequence[RoundTime]) -> RoundTime:
+    """Return the mean of several rounds."""
+    return RoundTime(*map(fmean, zip(*map(astuple, times), strict=True)))
 
 
 def collect_by_topology(setting: Setting) -> dict[TopologyName, float]:

@@ -33,6 +33,9 @@ backbone: {ds_config: none}
 chunk: {clients: 2}
 evaluate: {max_rows: 2}
 """
+PHONE = "{flops_per_second: 1.0e9, memory_gib: 4.0, down_mbit_per_second: 1.0, up_mbit_per_second: 1.0}"
+DEVICES = [f"devices.profiles.phone={PHONE}", "devices.assign.small=phone", "devices.assign.wide=phone"]
+BUFFERED = ["clock.mode=buffered", "clock.concurrency=5", "cohort.fraction=1.0"]
 
 
 def test_a_plan_knows_the_ledger_of_a_run(tmp_path) -> None:
@@ -62,19 +65,33 @@ def test_a_plan_knows_the_ledger_of_a_run(tmp_path) -> None:
 
 def test_a_round_of_a_clock_sends_out_more_or_fewer(tmp_path) -> None:
     (tmp_path / "run.yaml").write_text(RUN.replace(", realign_every: 1", ""))
-    phone = "{flops_per_second: 1.0e9, memory_gib: 4.0, down_mbit_per_second: 1.0, up_mbit_per_second: 1.0}"
-    devices = [f"devices.profiles.phone={phone}", "devices.assign.small=phone", "devices.assign.wide=phone"]
 
     def told(*changes: str) -> tuple[int, int, int]:
-        setting = setting_of(load_run(tmp_path / "run.yaml", [*devices, *changes]), Cluster(), CPU_CORE)
+        setting = setting_of(load_run(tmp_path / "run.yaml", [*DEVICES, *changes]), Cluster(), CPU_CORE)
         counts = sum(setting.cohort_counts.values()), sum(setting.later_counts.values())
         return *counts, federation_bytes(setting).round_up_bytes
 
     sent_out, later, up_bytes = told("clock.mode=synchronous")
     assert (sent_out, later) == (3, 3)
     assert told("clock.mode=over_selection", "clock.over_select=1.5")[:2] == (5, 5)
-    buffered = told("clock.mode=buffered", "clock.concurrency=5", "clock.buffer=2", "cohort.fraction=1.0")
+    buffered = told(*BUFFERED, "clock.buffer=2")
     assert buffered[:2] == (5, 2) and buffered[2] < up_bytes
+
+
+def test_a_buffer_of_one_takes_turns_among_model_types(tmp_path) -> None:
+    (tmp_path / "run.yaml").write_text(RUN.replace(", realign_every: 1", ""))
+    setting = setting_of(load_run(tmp_path / "run.yaml", [*DEVICES, *BUFFERED, "clock.buffer=1"]), Cluster(), CPU_CORE)
+    told = federation_bytes(setting)
+    small, wide = (sum(told.up[name].values()) for name in ("small", "wide"))
+    assert told.round_up_bytes == round(0.4 * small + 0.6 * wide)
+    both = (2 + 0.4 * 2, 3 + 0.6 * 2)  # of the first round and two later ones
+    sent = sum(
+        n * (sum(told.up[name].values()) + sum(told.down[name].values())) for n, name in zip(both, told.up, strict=True)
+    )
+    once = sum(n * sum(told.down_once[name].values()) for n, name in zip((2, 3), told.up, strict=True))
+    assert told.total_bytes == round(sent + once)
+    types = [[client.model_type for client in setting.cohort_of(number)] for number in range(2, 500)]
+    assert {len(each) for each in types} == {1} and 0.3 < types.count([0]) / len(types) < 0.5
 
 
 def test_a_message_is_as_long_as_the_wire_makes_it() -> None:

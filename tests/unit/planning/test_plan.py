@@ -26,9 +26,12 @@ from heterotune.planning.plan import (
     assumptions,
     estimate_memory,
     make_plan,
+    plan_json,
     setting_of,
 )
 from heterotune.planning.setting import Setting
+from heterotune.planning.table import plan_report
+from heterotune.report.quantities import format_seconds
 
 GIB = 1 << 30
 
@@ -165,6 +168,22 @@ def test_twice_the_speed_halves_the_time_of_computing() -> None:
     plans = (make_plan(setting(run_values(), Cluster(flops=flops))) for flops in (1e9, 2e9, 4e9))
     slow, middle, fast = (plan.time.seconds for plan in plans)
     assert slow - middle == pytest.approx(2 * (middle - fast)) and slow > middle > fast > 0
+
+
+def test_rounds_of_a_buffered_clock_after_the_first_are_shorter() -> None:
+    phone = {"flops_per_second": 1e9, "memory_gib": 4, "down_mbit_per_second": 1, "up_mbit_per_second": 1}
+    devices = {"profiles": {"phone": phone}, "assign": {"m": "phone"}}
+    values = run_values(devices=devices, rounds=100, chunk={"clients": 1})
+    all_eight = make_plan(setting({**values, "clock": {"mode": "synchronous"}}))
+    assert all_eight.time == all_eight.first_time and all_eight.run_seconds == pytest.approx(
+        100 * all_eight.time.seconds
+    )
+    plan = make_plan(setting({**values, "clock": {"mode": "buffered", "concurrency": 8, "buffer": 1}}))
+    assert plan.first_time == all_eight.time and plan.time.train == pytest.approx(plan.first_time.train / 8)
+    assert plan_json(plan)["seconds"]["run"] == pytest.approx(plan.first_time.seconds + 99 * plan.time.seconds)
+    lines = " ".join(getattr(part, "plain", "") for part in plan_report(plan).renderables)
+    assert f"a round takes about {format_seconds(plan.time.seconds)} (the first " in lines
+    assert f"the run about {format_seconds(plan.run_seconds)}" in lines and "however fast their devices" in lines
 
 
 def heterotune(*arguments: object):
