@@ -211,6 +211,8 @@ def _job_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _names_relative_paths(config: RunConfig) -> bool:
     """Whether the run file names something by a path from the folder where `submit` runs."""
-    named = (*(entry.model for entry in config.fleet), *config.data.named_places, config.backbone.ds_config)
-    paths = [Path(text) for text in named]
+    devices, trace = config.devices, config.availability.trace
+    of_types = (place for entry in config.fleet for place in (entry.model, entry.adapter))
+    others = (config.backbone.ds_config, devices.file, devices.trace, trace)
+    paths = [Path(place) for place in (*of_types, *config.data.named_places, *others) if place is not None]
     return any(not path.is_absolute() and path.exists() for path in paths)

@@ -152,15 +152,40 @@ def test_a_new_run_folder_is_absolute_and_named_by_the_time(run_yaml: Path, tmp_
         new_run_dir(load_run(run_yaml, ["output=my runs"]))
 
 
-def test_relative_paths_of_the_run_start_where_it_was_submitted(run_yaml: Path, tmp_path: Path, monkeypatch) -> None:
+SHIPPED_JSON = Path(__file__).parents[3] / "ds_configs" / "zero3_cpu.json"
+NAMING = (  # every key that names a file or a folder
+    ("fleet.0.model={}",),
+    ("fleet.0.adapter={}",),
+    ("data.source={}",),
+    ("data.source={{path: {}}}",),
+    ("data.source={{lines: {{text: {}}}}}",),
+    ("data.root={}",),
+    ("data.test={}",),
+    ("data.public={}",),
+    ("data.tokenizer={}",),
+    ("data.cache={}",),
+    ("data.partition.groups={}", "data.partition.key=owner"),
+    ("backbone.ds_config={}",),
+    ("devices.file={}", "devices.assign.small=phone"),
+    ("devices.trace={}",),
+    ("availability.trace={}", "availability.model=trace"),
+)
+
+
+@pytest.mark.parametrize("settings", NAMING, ids=lambda settings: settings[0].partition("=")[0])
+def test_relative_paths_of_the_run_start_where_it_was_submitted(
+    settings: tuple[str, ...], run_yaml: Path, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "named.json").write_text(SHIPPED_JSON.read_text())
+
+    def work_dir(path: str) -> str | None:
+        config = load_run(run_yaml, [setting.format(path) for setting in settings])
+        return plan(config, BatchRequest(nodes=1), tmp_path / "x", "python", "mpirun").work_dir
+
     assert planned(run_yaml, tmp_path / "x")[0].work_dir is None
-    (tmp_path / "texts").mkdir()
-    config = load_run(run_yaml, ["data.source=texts"])
-    script = plan(config, BatchRequest(nodes=1), tmp_path / "x", "python", "mpirun")
-    assert script.work_dir == str(tmp_path)
-    config = load_run(run_yaml, [f"data.source={tmp_path}/texts"])
-    assert plan(config, BatchRequest(nodes=1), tmp_path / "x", "python", "mpirun").work_dir is None
+    assert work_dir("named.json") == str(tmp_path)
+    assert work_dir(f"{tmp_path}/named.json") is None
 
 
 METHODS = (LaunchMethod("mpirun", False, "of mpich"), LaunchMethod("srun", True, "fine"))
