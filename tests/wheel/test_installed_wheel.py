@@ -65,7 +65,13 @@ def test_the_wheel_has_what_a_run_needs(wheel: Path) -> None:
     embedded = [
         f"backbone/embedded/{name}" for name in ("tokenizer.json", "small/model.safetensors", "large/config.json")
     ]
-    for name in (*embedded, "ds_configs/zero3_cpu.json", "ds_configs/zero3_gpu.json", "ds_configs/zero3_nvme.json"):
+    for name in (
+        *embedded,
+        "devices.yaml",
+        "ds_configs/zero3_cpu.json",
+        "ds_configs/zero3_gpu.json",
+        "ds_configs/zero3_nvme.json",
+    ):
         assert f"heterotune/{name}" in names
     assert not [name for name in names if name.startswith(("tests/", "tools/")) or "__pycache__" in name]
 

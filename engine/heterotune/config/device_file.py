@@ -14,7 +14,13 @@ from heterotune.config.field_types import LARGEST_LIST, Name
 from heterotune.config.nearest import suggestion
 from heterotune.config.yaml_text import read_yaml
 from heterotune.errors import ConfigError
-from heterotune.plain_files import MAX_YAML_BYTES, read_small_text
+from heterotune.plain_files import MAX_YAML_BYTES, in_home, read_small_text
+
+SHIPPED_NAME = "devices"
+"""In place of a path: the classes of devices that come with heterotune."""
+_PACKAGE_DIR = Path(__file__).resolve().parents[1]
+# An installed wheel carries the file inside the package; a checkout has it beside the shipped runs.
+_SHIPPED_FILES = (_PACKAGE_DIR / "devices.yaml", _PACKAGE_DIR.parents[1] / "launch" / "devices.yaml")
 
 
 class _DeviceFile(BaseModel):
@@ -41,13 +47,17 @@ def with_profiles(devices: DevicesConfig) -> DevicesConfig:
 def read_profiles(path: Path) -> dict[str, DeviceProfile]:
     """Read a file of profiles: YAML with the one key `profiles`.
 
+    Args:
+        path: The file, which may begin with `~`; or `SHIPPED_NAME`.
+
     Raises:
         ConfigError: With every problem of the file.
     """
     try:
-        text = read_small_text(path, MAX_YAML_BYTES)
+        text = read_small_text(_find(path), MAX_YAML_BYTES)
     except OSError as error:
-        raise ConfigError([f"devices.file = {path}: cannot be read ({error.strerror}). Check the path."]) from None
+        way_out = f"Check the path, or write {SHIPPED_NAME} for the classes that heterotune ships."
+        raise ConfigError([f"devices.file = {path}: cannot be read ({error.strerror}). {way_out}"]) from None
     except UnicodeDecodeError as error:
         raise ConfigError([f"devices.file = {path}: not UTF-8 text (byte {error.start}). Save it as UTF-8."]) from None
     values, problems = read_yaml(text, str(path))
@@ -58,6 +68,13 @@ def read_profiles(path: Path) -> dict[str, DeviceProfile]:
     if problems:
         raise ConfigError(problems)
     return profiles
+
+
+def _find(path: Path) -> Path:
+    """Tell the name of the shipped file from a path."""
+    if str(path) == SHIPPED_NAME:
+        return next((file for file in _SHIPPED_FILES if file.is_file()), _SHIPPED_FILES[0])
+    return in_home(str(path))
 
 
 def _explained(error: ValidationError, values: Any) -> list[str]:

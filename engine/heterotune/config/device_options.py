@@ -116,7 +116,8 @@ class DevicesConfig(Section):
     """What hardware the simulated clients have; nothing is said of it by default."""
 
     file: Path | None = None
-    """YAML file of profiles, e.g. launch/devices.yaml; null in a run's config.yaml, where they are in `profiles`."""
+    """YAML file of profiles, or devices = the classes that heterotune ships (launch/devices.yaml in its repository);
+    null in a run's config.yaml, where they are in `profiles`."""
     profiles: Annotated[dict[Name, DeviceProfile], Field(max_length=LARGEST_LIST)] = {}
     """Name -> profile; one of these goes before one of the same name in `file`."""
     assign: Annotated[dict[Name, AnyAssignment], Field(max_length=LARGEST_LIST)] = {}

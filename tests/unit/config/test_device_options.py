@@ -75,6 +75,16 @@ def test_profiles_come_from_a_file_and_the_run_file_goes_before_it(run, tmp_path
     assert found_flops == {"phone": 1e11, "tablet": 4e11, "unused": 5e11}
 
 
+def test_the_shipped_file_goes_by_its_name_and_others_by_a_path_that_may_begin_at_home(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text(FILE)
+    for file, names in (("devices", {"tablet", "laptop"}), ("~/mine.yaml", {"phone", "tablet"})):
+        assign = dict(zip(ASSIGN, [*names, "tablet"], strict=True))
+        config = parse_run({**run, "devices": {"file": file, "assign": assign}})
+        assert names <= with_profiles(config.devices).profiles.keys()
+
+
 def test_an_assigned_profile_must_be_somewhere(run):
     config = parse_run({**run, "devices": {"profiles": {"phone": PHONE}, "assign": ASSIGN}})
     with pytest.raises(ConfigError, match=r"devices\.assign\.large = tablet is not in devices\.profiles"):
@@ -84,7 +94,7 @@ def test_an_assigned_profile_must_be_somewhere(run):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "cannot be read"),
+        (None, r"cannot be read \(No such file.* or write devices for the classes that heterotune ships"),
         (b"\xff\xfe", "not UTF-8 text"),
         (b"- 1", "a file of devices is a mapping"),
         (b"profiles: {phone: {memory_gib: -1.0}}", r"memory_gib = -1\.0 is too small"),
