@@ -56,7 +56,7 @@ class HeterotuneOptions(Section):
     head_basis: Count = 64
     """Columns of the common vocabulary basis of the head branch, at least head_rank; under `head_outputs: labels` the
     run sets it to the number of tokens that occur in class names."""
-    head_learning_rate_scale: Positive = 3.0
+    head_learning_rate_scale: Positive = 1.0
     """Learning rate of the head branch in units of local.learning_rate, above 0."""
     personal_rank: CountOrZero = 0
     """Rank of the branch that never leaves a client; 0 = none."""

@@ -22,8 +22,10 @@ from tokenizers import Tokenizer
 
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.heterotune_options import HeterotuneOptions
+from heterotune.config.load import parse_run
 from heterotune.errors import LaunchError
 from heterotune.fleet.model_types import read_model_types
+from heterotune.preflight import check
 
 ROOT = Path(__file__).parents[3]
 EMBEDDED = ROOT / "engine" / "heterotune" / "backbone" / "embedded"
@@ -263,6 +265,27 @@ def test_an_ablation_changes_one_thing(tool) -> None:
         assert arm.strategy == "heterotune" and not arm.alone
     assert arms.CHANGES["no_head"].options["head_rank"] == arms.CHANGES["no_head"].options["distill_every"] == 0
     assert arms.CHANGES["public_other_task"].public == arms.PUBLIC_OTHER
+
+
+def test_a_run_file_that_names_no_option_gets_those_that_were_measured(tool, data, family, tmp_path) -> None:
+    where = ["--data", str(data), "--family", str(family), "--out", str(tmp_path)]
+    rates = json.loads(tool.evidence._parse(["--table", "scarce", *where]).rates)
+    cell = tool.evidence_arms.Cell("clinc150", "scarce", "widths", tool.evidence_arms.DEFAULT, 1, tmp_path)
+    measured = tool.evidence.configs_of([cell], data, family, rates)[cell]
+    minimal = {
+        "name": "label-task",
+        "rounds": 20,
+        "fleet": [{"name": name, "model": str(family / name), "clients": 2} for name in ("s", "l")],
+        "data": {
+            "root": str(measured.data.root),
+            "source": "train.jsonl",
+            "public": {"path": "public.jsonl", "fields": {"text": "text"}},
+            "fields": {"text": "text", "label": "label"},
+            "partition": {"by": "iid"},
+            "separator": "",  # the labels of these rows begin with a space
+        },
+    }
+    assert check(parse_run(minimal)).config.heterotune == check(measured).config.heterotune
 
 
 def test_every_arm_fits_together(tool, data, family, tmp_path) -> None:
