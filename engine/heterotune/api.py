@@ -112,7 +112,7 @@ def resume(
     from heterotune.launching.local import open_to_resume
 
     path = open_to_resume(Path(run_dir)).config_path
-    config = load_run(path, overrides)
+    config = load_run(path, overrides, begun=True)
     job = local_run.prepare(config, ranks, earlier=path.parent, overrides=overrides, oversubscribe=oversubscribe)
     return _finish(job, on_status)
 

@@ -77,7 +77,10 @@ def teach_adapters(
 
 
 def lesson_options(config: RunConfig) -> LocalConfig:
-    """Return how an adapter is taught: batches, betas and clipping of a client, AdamW at a constant rate."""
+    """Return how an adapter is taught: batches, betas and clipping of a client, AdamW at a constant rate.
+
+    Clients train with AdamW, too (config/distillation_checks.py), so that a share of their rate is one for AdamW.
+    """
     options, local = config.heterotune, config.local
     changed = {
         "steps": options.distill_steps,

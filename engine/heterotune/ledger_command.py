@@ -83,7 +83,7 @@ def sum_records(run_dir: Path, by: str | None, *, traffic: bool) -> Sums:
     fields = TRAFFIC_FIELDS if traffic else FIELDS
     sums = Sums(TRAFFIC_FILE if traffic else LEDGER_FILE, _parse_by(by, fields, traffic=traffic))
     folder = open_to_resume(run_dir)
-    config = load_run(folder.config_path)
+    config = load_run(folder.config_path, begun=True)
     parts = {config.strategy: folder.path}
     parts |= {name: folder.path / "compare" / name for name in config.compare_with}
     for strategy, path in parts.items():

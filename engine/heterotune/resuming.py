@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from heterotune.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
 from heterotune.collective.channel import ROOT, Channel
+from heterotune.config.load import parse_run
 from heterotune.config.schema import RunConfig
 from heterotune.errors import ConfigError
 from heterotune.run_folder import CHECKPOINTS_FOLDER, RunFolder
@@ -98,8 +97,8 @@ def check_same_run(saved: Checkpoint, config: RunConfig) -> None:
 def _with_defaults(dump: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a saved run with what its version did not know yet; as it is, if this one does not understand it."""
     try:
-        return RunConfig.model_validate(dump).model_dump(mode="json")
-    except ValidationError:
+        return parse_run(dump, begun=True).model_dump(mode="json")
+    except ConfigError:
         return dump
 
 

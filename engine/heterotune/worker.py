@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mpi_rank = environment.declared_rank
         if _is_under_mpi(environment):
             watch_parent(lambda text: _leave(tell_end, text))
-        config = load_run(options.run_file, options.overrides)
+        config = load_run(options.run_file, options.overrides, begun=options.resume)
         gpu = gpu_is_usable()
         os.environ |= worker_variables(os.environ, threads_per_rank=config.threads_per_rank, has_gpu=gpu)
         channel = _open_channel(environment, config, tell_end)

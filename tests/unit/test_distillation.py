@@ -33,7 +33,7 @@ RUN = {
         {"name": "flat", "model": f"{MODEL},num_hidden_layers=1", "clients": 1, "siblings_of": "deep", "layers": [1]},
     ],
     "data": {"source": "a.jsonl", "fields": {"text": "text", "label": "label"}, "public": "b.jsonl"},
-    "local": {"batch_size": 4, "learning_rate": 1e-2, "optimizer": "sgd", "schedule": "cosine", "epochs": 2},
+    "local": {"batch_size": 4, "learning_rate": 1e-2, "optimizer": "adamw", "schedule": "cosine", "epochs": 2},
     "heterotune": {"adapter_rank": 2, "head_rank": 4, "head_basis": len(TOKENS), "distill_learning_rate_scale": 2.0},
 }
 
@@ -177,3 +177,9 @@ def test_steps_are_adamw_at_a_constant_rate_with_the_clients_batches(config):
     options = lesson_options(config)
     assert (options.optimizer, options.schedule, options.epochs, options.steps) == ("adamw", "constant", None, 32)
     assert (options.learning_rate, options.batch_size) == (2e-2, 4)
+
+
+def test_a_run_that_began_with_lessons_beside_another_optimiser_goes_on_with_them():
+    earlier = {**RUN, "local": {"optimizer": "sgd"}, "heterotune": {**RUN["heterotune"], "distill_steps": 32}}
+    options = lesson_options(parse_run(earlier, begun=True))
+    assert (options.optimizer, options.steps) == ("adamw", 32)

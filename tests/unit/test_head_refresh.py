@@ -10,11 +10,16 @@ from heterotune.config.heterotune_options import HeterotuneOptions
 ANSWERS = {"head_outputs": "labels", "align_positions": "answer", "head_scope": "type"}
 
 
+def settled(options, **facts):
+    run = {"asks_questions": True, "num_types": 2, "rounds": 9, "optimizer": "adamw"}
+    return HeterotuneOptions(**options).settled(**{**run, **facts})
+
+
 def test_it_is_done_after_every_so_many_rounds_also_the_last():
     options, rounds = HeterotuneOptions(**ANSWERS, realign_every=2, distill_every=3), range(1, 7)
     assert [number for number in rounds if options.realigns(number)] == [2, 4, 6]
     assert [number for number in rounds if options.distills(number)] == [3, 6]
-    never = HeterotuneOptions().settled(asks_questions=False, num_types=2, rounds=9)
+    never = settled({}, asks_questions=False)
     assert not any(never.realigns(number) or never.distills(number) for number in rounds)
 
 
@@ -22,7 +27,7 @@ NAMES = ("head_scope", "head_outputs", "head_rank", "align", "align_positions", 
 
 
 @pytest.mark.parametrize(
-    ("options", "asks_questions", "settled"),
+    ("options", "asks_questions", "form"),
     [
         ({}, False, ("fleet", "vocabulary", 32, "gcca", "all", 4096, 0)),
         ({}, True, ("type", "labels", 64, "gcca_shrunk", "answer", 512, 4)),
@@ -35,16 +40,23 @@ NAMES = ("head_scope", "head_outputs", "head_rank", "align", "align_positions", 
         ({"head_rank": 0}, True, ("fleet", "labels", 0, "gcca", "answer", 512, 0)),
     ],
 )
-def test_the_form_of_the_head_follows_the_data_and_what_is_said(options, asks_questions, settled):
-    found = HeterotuneOptions(**options).settled(asks_questions=asks_questions, num_types=2, rounds=9)
-    assert tuple(getattr(found, name) for name in NAMES) == settled
+def test_the_form_of_the_head_follows_the_data_and_what_is_said(options, asks_questions, form):
+    found = settled(options, asks_questions=asks_questions)
+    assert tuple(getattr(found, name) for name in NAMES) == form
 
 
 def test_a_type_alone_learns_from_nobody_and_a_short_run_once():
-    alone = HeterotuneOptions().settled(asks_questions=True, num_types=1, rounds=9)
+    alone = settled({}, num_types=1)
     assert (alone.distill_every, alone.head_scope) == (0, "fleet")
-    assert HeterotuneOptions().settled(asks_questions=True, num_types=2, rounds=2).distill_every == 2
-    assert HeterotuneOptions(distill_every=5).settled(asks_questions=True, num_types=2, rounds=2).distill_every == 5
+    assert settled({}, rounds=2).distill_every == 2
+    assert settled({"distill_every": 5}, rounds=2).distill_every == 5
+
+
+@pytest.mark.parametrize(("optimizer", "steps"), [("adamw", 32), ("sgd", 0), ("momentum", 0)])
+def test_the_servers_lesson_is_for_clients_that_train_as_it_does(optimizer, steps):
+    found = settled({}, optimizer=optimizer)
+    assert (found.distill_steps, found.distill_every) == (steps, 4)
+    assert settled({"distill_steps": 5}, optimizer=optimizer).distill_steps == 5
 
 
 @pytest.mark.parametrize(

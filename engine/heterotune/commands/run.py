@@ -80,7 +80,7 @@ def _prepare(
         _check_resume(run_yaml, output)
         path = open_to_resume(earlier).config_path
     return local_run.prepare(
-        load_run(path, settings),
+        load_run(path, settings, begun=earlier is not None),
         ranks,
         earlier=earlier,
         overrides=settings,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from heterotune.config.clock_checks import CLOCK_CHECKS
+from heterotune.config.distillation_checks import DISTILLATION_CHECKS
 from heterotune.config.field_types import LARGEST_FLEET
 from heterotune.config.method_checks import METHOD_CHECKS
 from heterotune.config.nearest import suggestion
@@ -26,17 +27,18 @@ if TYPE_CHECKING:
 _MOST_SUGGESTIONS = 20  # guessing what was meant takes time
 
 
-def cross_field_problems(sections: Mapping[str, Any]) -> list[str]:
+def cross_field_problems(sections: Mapping[str, Any], *, begun: bool) -> list[str]:
     """Run every check whose sections are there.
 
     Args:
         sections: Valid sections and top-level values of a run by name; a section with problems of its own is left out.
+        begun: Leave out what is only asked of a run before it begins.
 
     Returns:
         One line per problem; empty if all is well.
     """
     problems = []
-    for check, needed in _CHECKS:
+    for check, needed in _CHECKS if begun else (*_CHECKS, *DISTILLATION_CHECKS):
         if all(name in sections for name in needed):
             problems += check(*(sections[name] for name in needed))
     return problems

@@ -27,6 +27,8 @@ DISTILLED: Mapping[str, Any] = {"head_scope": "type", "head_rank": 64, "align": 
 SHARED: Mapping[str, Any] = {"head_scope": "fleet", "head_rank": 32, "align": "gcca", "distill_every": 0}
 POSITIONS = {"answer": 512, "all": 4096}
 """Public positions that are enough, by `align_positions`."""
+LESSON = {"adamw": 32}
+"""Steps of the server's lesson, by the clients' optimiser: the lesson is AdamW's, and its rate a share of theirs."""
 
 
 class HeterotuneOptions(Section):
@@ -81,8 +83,10 @@ class HeterotuneOptions(Section):
     Needs `head_outputs: labels`, `align_positions: answer` and a `head_scope` of "type" or "width"; "auto" = 4, or
     the run's rounds if fewer, where the fleet has several model types, the data has classes, `data.public` names a
     source, and the other options allow it; else 0."""
-    distill_steps: CountOrZero = 32
-    """Steps on public rows that every model type's adapter then makes towards that answer, in the server; 0 = none."""
+    distill_steps: CountOrZero | Literal["auto"] = "auto"
+    """Steps of AdamW on public rows that every model type's adapter then makes towards that answer, in the server;
+    0 = none, heads alone learn; "auto" = 32 where `local.optimizer` is adamw, else 0: other optimisers' rates are not
+    AdamW's."""
     distill_learning_rate_scale: Positive = 0.3
     """Learning rate of these steps in units of local.learning_rate, above 0."""
     cmga: Literal["none", "project", "cagrad", "mgda", "gradvac", "aligned_mtl", "cosine"] = "project"
@@ -117,13 +121,14 @@ class HeterotuneOptions(Section):
         """Return whether head branches learn from one another after a round."""
         return bool(self.distill_every) and round_number % self.distill_every == 0
 
-    def settled(self, *, asks_questions: bool, num_types: int, rounds: int) -> HeterotuneOptions:
+    def settled(self, *, asks_questions: bool, num_types: int, rounds: int, optimizer: str) -> HeterotuneOptions:
         """Return the options with every "auto" decided: by what is measured in docs/evidence.md.
 
         Args:
             asks_questions: The data has classes, and its public text is questions of the same task without answers.
             num_types: Model types of the fleet; one alone has nobody to learn from.
             rounds: Of the run.
+            optimizer: The clients'.
         """
         learns = self.distill_every not in (0, "auto")
         if self.distill_every == "auto":
@@ -131,6 +136,7 @@ class HeterotuneOptions(Section):
         chosen = {**(OF_LABELS if asks_questions or learns else OF_TEXT), **(DISTILLED if learns else SHARED)}
         if chosen["distill_every"]:
             chosen["distill_every"] = min(chosen["distill_every"], rounds)
+        chosen["distill_steps"] = LESSON.get(optimizer, 0)
         known = {key: chosen[key] if getattr(self, key) == "auto" else getattr(self, key) for key in chosen}
         if self.align_tokens == "auto":
             known["align_tokens"] = POSITIONS[known["align_positions"]]
@@ -181,10 +187,11 @@ def settled_among(sections: Mapping[str, Any]) -> HeterotuneOptions:
     """Return section `heterotune` as `settled` leaves it in a run.
 
     Args:
-        sections: Valid sections of the run by name, data and fleet among them; where `rounds` is not, there are many.
+        sections: Valid sections of the run by name, data, fleet and local among them; without `rounds`, there are many.
     """
     return sections["heterotune"].settled(
         asks_questions=sections["data"].asks_questions,
         num_types=len(sections["fleet"]),
         rounds=sections.get("rounds", LARGEST_COUNT),
+        optimizer=sections["local"].optimizer,
     )

@@ -14,7 +14,7 @@ from heterotune.config.deepspeed_json import NO_DEEPSPEED, read_ds_config
 from heterotune.config.explain import shown, validation_problems
 from heterotune.config.heterotune_options import settled_among
 from heterotune.config.overrides import apply_override
-from heterotune.config.schema import RunConfig
+from heterotune.config.schema import BEGUN, RunConfig
 from heterotune.config.yaml_text import read_yaml, write_yaml
 from heterotune.errors import ConfigError
 from heterotune.plain_files import MAX_YAML_BYTES, read_small_text
@@ -22,12 +22,13 @@ from heterotune.plain_files import MAX_YAML_BYTES, read_small_text
 HPZ_KEY = "zero_hpz_partition_size"
 
 
-def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_run(path: str | Path, overrides: Sequence[str] = (), *, begun: bool = False) -> RunConfig:
     """Read and check a run file and the DeepSpeed JSON that it names.
 
     Args:
         path: A YAML file in UTF-8.
         overrides: `a.b=c` each, applied in order; list entries by number.
+        begun: As for `parse_run`.
 
     Returns:
         The checked run. Relative paths in it are left relative to the working directory.
@@ -45,7 +46,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             problems += error.problems
     problems += _ds_config_problems(run)
     try:
-        config = parse_run(run)
+        config = parse_run(run, begun=begun)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
     if problems:
@@ -53,11 +54,12 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return config
 
 
-def parse_run(run: Mapping[str, Any]) -> RunConfig:
+def parse_run(run: Mapping[str, Any], *, begun: bool = False) -> RunConfig:
     """Check plain values as YAML would give them (dicts, lists, scalars).
 
     Args:
         run: The whole run. Not changed.
+        begun: It is that of a run folder, and stays what it was: what nobody should begin with is no problem any more.
 
     Returns:
         The checked run; the DeepSpeed JSON that it names has not been read.
@@ -67,12 +69,12 @@ def parse_run(run: Mapping[str, Any]) -> RunConfig:
     """
     run = dict(run) if isinstance(run, Mapping) else run
     try:
-        return RunConfig.model_validate(run)
+        return RunConfig.model_validate(run, context={BEGUN: begun})
     except ValidationError as error:
         problems = validation_problems(error, run, RunConfig)
         # pydantic checks across sections only when every section is sound, so the sound ones are checked here.
         if isinstance(run, dict) and not any(item["type"] == "cross_field" for item in error.errors()):
-            problems += cross_field_problems(_sound_sections(run))
+            problems += cross_field_problems(_sound_sections(run), begun=begun)
         raise ConfigError(problems) from None
 
 
@@ -134,6 +136,6 @@ def _sound_sections(run: dict) -> dict[str, Any]:
             sound[name] = _section_adapters()[name].validate_python(run[name])
         except ValidationError:
             continue
-    if {"heterotune", "data", "fleet"} <= sound.keys():
+    if {"heterotune", "data", "fleet", "local"} <= sound.keys():
         sound["heterotune"] = settled_among(sound)
     return sound

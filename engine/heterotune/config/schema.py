@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from heterotune.config.availability_options import AvailabilityOptions
@@ -57,6 +57,9 @@ from heterotune.config.product_options import (
     HetloraOptions,
 )
 from heterotune.config.record_options import CheckpointConfig, EvaluateConfig
+
+BEGUN = "begun"
+"""Key of pydantic's validation context: whether the run has begun; see `config.load.parse_run`."""
 
 
 class RunConfig(Section):
@@ -184,9 +187,10 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_together(self) -> RunConfig:
+    def _check_together(self, info: ValidationInfo) -> RunConfig:
         """What no section can know alone."""
-        problems = cross_field_problems({name: getattr(self, name) for name in type(self).model_fields})
+        begun = bool(info.context and info.context.get(BEGUN))
+        problems = cross_field_problems({name: getattr(self, name) for name in type(self).model_fields}, begun=begun)
         if problems:
             raise PydanticCustomError("cross_field", "{problems}", {"problems": "\n".join(problems)})
         return self

@@ -94,7 +94,7 @@ def read_run_adapter(run_dir: Path, choice: Choice) -> RunAdapter:
         CheckpointError: If a file is damaged.
     """
     folder = RunFolder.open(run_dir)
-    config = load_run(folder.config_path)
+    config = load_run(folder.config_path, begun=True)
     strategy = _strategy(config, choice)
     if strategy != config.strategy:
         folder = RunFolder(folder.path / "compare" / strategy, folder.path)

@@ -205,7 +205,7 @@ def _natural_order(path: Path) -> list[tuple[int, int | str]]:
 def _settings(run: RunRecord, strategy: str) -> dict[str, str]:
     """Return what may tell groups apart: all settings but seed, names, and options of other strategies."""
     try:
-        config: Mapping[str, Any] = parse_run(run.config).model_dump(mode="json")
+        config: Mapping[str, Any] = parse_run(run.config, begun=True).model_dump(mode="json")
     except ConfigError:  # of another version, or damaged; what is there is compared as it stands
         config = run.config
     others = {*get_args(StrategyName)} - {strategy}

@@ -1,0 +1,32 @@
+"""What is asked of distillation must help, or nobody should begin with it. A run that has begun goes on as it was.
+
+`DISTILLATION_CHECKS` has the form of the table in cross_checks.py: a function and the sections that it needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from heterotune.config.heterotune_options import HeterotuneOptions
+    from heterotune.config.method_options import LocalConfig
+
+
+def _lesson_suits_the_rate(
+    strategy: str, compare_with: tuple[str, ...], heterotune: HeterotuneOptions, local: LocalConfig
+) -> list[str]:
+    """The server's lesson is AdamW's, at a share of the clients' rate, which says nothing under another optimiser."""
+    is_given = heterotune.distill_steps not in (0, "auto")
+    if local.optimizer == "adamw" or not (is_given and _distills(strategy, compare_with, heterotune)):
+        return []
+    text = f"heterotune.distill_steps = {heterotune.distill_steps} are steps of AdamW at a share of local.learning_rate"
+    other = f"which is a rate for local.optimizer = {local.optimizer}"
+    return [f"{text}, {other}. Set distill_steps to auto or 0, or local.optimizer to adamw."]
+
+
+def _distills(strategy: str, compare_with: tuple[str, ...], heterotune: HeterotuneOptions) -> bool:
+    """Whether model types are to learn from one another, as far as that is settled."""
+    return "heterotune" in (strategy, *compare_with) and heterotune.distill_every not in (0, "auto")
+
+
+DISTILLATION_CHECKS = ((_lesson_suits_the_rate, ("strategy", "compare_with", "heterotune", "local")),)
