@@ -29,7 +29,7 @@ OF_METHOD = {name: {"adapter_rank": 2} for name in METHODS if name != "fedavg_fu
         "head_basis": 7,  # as many as the run finds, so that a plan, which reads no data, knows them
         "align_tokens": 16,
         "align_positions": "answer",
-        "head_scope": "width",
+        "head_scope": "type",
         "distill_every": 1,
         "distill_steps": 2,
         "cmga": "cagrad",

@@ -11,7 +11,7 @@ ANSWERS = {"head_outputs": "labels", "align_positions": "answer", "head_scope": 
 
 
 def settled(options, **facts):
-    run = {"asks_questions": True, "num_types": 2, "rounds": 9, "optimizer": "adamw"}
+    run = {"asks_questions": True, "families": ("small", "large"), "rounds": 9, "optimizer": "adamw"}
     return HeterotuneOptions(**options).settled(**{**run, **facts})
 
 
@@ -46,10 +46,23 @@ def test_the_form_of_the_head_follows_the_data_and_what_is_said(options, asks_qu
 
 
 def test_a_type_alone_learns_from_nobody_and_a_short_run_once():
-    alone = settled({}, num_types=1)
+    alone = settled({}, families=("small",))
     assert (alone.distill_every, alone.head_scope) == (0, "fleet")
     assert settled({}, rounds=2).distill_every == 2
     assert settled({"distill_every": 5}, rounds=2).distill_every == 5
+
+
+@pytest.mark.parametrize(
+    ("families", "form"),
+    [
+        (("large", "large"), ("width", "labels", 32, "gcca", "answer", 512, 0)),
+        (("large", "small", "large"), ("width", "labels", 64, "gcca_shrunk", "answer", 512, 4)),
+    ],
+)
+def test_siblings_that_share_the_only_head_learn_nothing_from_it(families, form):
+    found = settled({"head_scope": "width"}, families=families)
+    assert tuple(getattr(found, name) for name in NAMES) == form
+    assert settled({}, families=families).distill_every == 4  # each type has its own
 
 
 @pytest.mark.parametrize(("optimizer", "steps"), [("adamw", 32), ("sgd", 0), ("momentum", 0)])

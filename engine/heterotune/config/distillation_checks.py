@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from heterotune.config.fleet_options import FleetEntry
     from heterotune.config.heterotune_options import HeterotuneOptions
     from heterotune.config.method_options import LocalConfig
 
@@ -24,9 +25,24 @@ def _lesson_suits_the_rate(
     return [f"{text}, {other}. Set distill_steps to auto or 0, or local.optimizer to adamw."]
 
 
+def _heads_differ(
+    strategy: str, compare_with: tuple[str, ...], heterotune: HeterotuneOptions, fleet: tuple[FleetEntry, ...]
+) -> list[str]:
+    """Who shares one head has nobody to learn from."""
+    families = [entry.family for entry in fleet]
+    if not _distills(strategy, compare_with, heterotune) or heterotune.num_heads(families) > 1:
+        return []
+    text = f"heterotune.distill_every = {heterotune.distill_every} lets model types learn from one another"
+    shared = "under head_scope = width they share one head, where that undoes what sharing gained"
+    return [f"{text}, but all are siblings: {shared}. Set head_scope: type, or distill_every to auto or 0."]
+
+
 def _distills(strategy: str, compare_with: tuple[str, ...], heterotune: HeterotuneOptions) -> bool:
     """Whether model types are to learn from one another, as far as that is settled."""
     return "heterotune" in (strategy, *compare_with) and heterotune.distill_every not in (0, "auto")
 
 
-DISTILLATION_CHECKS = ((_lesson_suits_the_rate, ("strategy", "compare_with", "heterotune", "local")),)
+DISTILLATION_CHECKS = (
+    (_lesson_suits_the_rate, ("strategy", "compare_with", "heterotune", "local")),
+    (_heads_differ, ("strategy", "compare_with", "heterotune", "fleet")),
+)

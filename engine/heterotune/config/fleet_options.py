@@ -57,6 +57,11 @@ class FleetEntry(Section):
             raise ValueError("adapter_sha256 is given without adapter. Name the adapter's folder, or drop it.")
         return self
 
+    @property
+    def family(self) -> str:
+        """Name of the model type that its siblings were cut from: its own if it is no sibling."""
+        return self.siblings_of or self.name
+
     def adapter_rank_under(self, options: HeterotuneOptions | FedavgLoraOptions) -> int:
         """Return the LoRA rank of this model type under a strategy's options."""
         return options.adapter_rank if self.adapter_rank is None else self.adapter_rank

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -81,8 +81,8 @@ class HeterotuneOptions(Section):
     distill_every: CountOrZero | Literal["auto"] = "auto"
     """Rounds after which every head branch moves towards what all model types answer on the public rows; 0 = never.
     Needs `head_outputs: labels`, `align_positions: answer` and a `head_scope` of "type" or "width"; "auto" = 4, or
-    the run's rounds if fewer, where the fleet has several model types, the data has classes, `data.public` names a
-    source, and the other options allow it; else 0."""
+    the run's rounds if fewer, where the fleet has several model types (under `head_scope: width` other ones than
+    siblings), the data has classes, `data.public` names a source, and the other options allow it; else 0."""
     distill_steps: CountOrZero | Literal["auto"] = "auto"
     """Steps of AdamW on public rows that every model type's adapter then makes towards that answer, in the server;
     0 = none, heads alone learn; "auto" = 32 where `local.optimizer` is adamw, else 0: other optimisers' rates are not
@@ -121,18 +121,28 @@ class HeterotuneOptions(Section):
         """Return whether head branches learn from one another after a round."""
         return bool(self.distill_every) and round_number % self.distill_every == 0
 
-    def settled(self, *, asks_questions: bool, num_types: int, rounds: int, optimizer: str) -> HeterotuneOptions:
+    def num_heads(self, families: Sequence[str]) -> int:
+        """Return how many head branches a fleet has; under `head_scope: auto` each type may have its own.
+
+        Args:
+            families: Of each model type; siblings have the same.
+        """
+        return {"fleet": 1, "width": len(set(families))}.get(self.head_scope, len(families))
+
+    def settled(
+        self, *, asks_questions: bool, families: Sequence[str], rounds: int, optimizer: str
+    ) -> HeterotuneOptions:
         """Return the options with every "auto" decided: by what is measured in docs/evidence.md.
 
         Args:
             asks_questions: The data has classes, and its public text is questions of the same task without answers.
-            num_types: Model types of the fleet; one alone has nobody to learn from.
+            families: Of each model type of the fleet; a head alone has nobody to learn from.
             rounds: Of the run.
             optimizer: The clients'.
         """
         learns = self.distill_every not in (0, "auto")
         if self.distill_every == "auto":
-            learns = asks_questions and num_types > 1 and self._can_distill
+            learns = asks_questions and self.num_heads(families) > 1 and self._can_distill
         chosen = {**(OF_LABELS if asks_questions or learns else OF_TEXT), **(DISTILLED if learns else SHARED)}
         if chosen["distill_every"]:
             chosen["distill_every"] = min(chosen["distill_every"], rounds)
@@ -191,7 +201,7 @@ def settled_among(sections: Mapping[str, Any]) -> HeterotuneOptions:
     """
     return sections["heterotune"].settled(
         asks_questions=sections["data"].asks_questions,
-        num_types=len(sections["fleet"]),
+        families=[entry.family for entry in sections["fleet"]],
         rounds=sections.get("rounds", LARGEST_COUNT),
         optimizer=sections["local"].optimizer,
     )

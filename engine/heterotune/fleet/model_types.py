@@ -116,7 +116,7 @@ def _model_type(index: int, entry: FleetEntry, source: ModelSource) -> ModelType
         num_layers=num_layers,
         vocab_size=vocab_size,
         original_layers=tuple(entry.layers or _original_layers(source) or range(num_layers)),
-        family=entry.siblings_of or entry.name,
+        family=entry.family,
         linear_shapes=shapes,
         num_parameters=num_layers * num_layer_elements(llama, shapes) + embeddings + width,
         adapter_rank=entry.adapter_rank,

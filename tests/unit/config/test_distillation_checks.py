@@ -32,11 +32,19 @@ def changed(values, overrides):
     return values
 
 
+SIBLINGS = 'fleet.1={"name": "small-2", "model": "embedded:small", "siblings_of": "small", "clients": 2}'
+
 MISTAKES = [
     (
         [SGD, "heterotune.distill_steps=8"],
         "heterotune.distill_steps = 8 are steps of AdamW at a share of local.learning_rate, which is a rate for "
         "local.optimizer = sgd. Set distill_steps to auto or 0, or local.optimizer to adamw.",
+    ),
+    (
+        [SIBLINGS, "heterotune.head_scope=width", "heterotune.distill_every=4"],
+        "heterotune.distill_every = 4 lets model types learn from one another, but all are siblings: under head_scope "
+        "= width they share one head, where that undoes what sharing gained. Set head_scope: type, or distill_every to "
+        "auto or 0.",
     ),
 ]
 
@@ -60,6 +68,9 @@ def test_it_is_refused_before_a_run_begins(label_task, tmp_path, overrides, mess
         [SGD, "heterotune.distill_steps=0"],
         [SGD, "heterotune.distill_steps=8", "heterotune.distill_every=0"],
         [SGD, "heterotune.distill_steps=8", "strategy=fedavg_lora"],
+        [SIBLINGS, "heterotune.distill_every=4"],
+        [SIBLINGS, "heterotune.head_scope=width"],
+        ["heterotune.head_scope=width", "heterotune.distill_every=4"],
     ],
     ids=" ".join,
 )

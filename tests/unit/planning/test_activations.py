@@ -106,7 +106,9 @@ LARGE = model_type_of("embedded:large")  # 8 layers
 def with_last_layers(lora_layers: int | str) -> tuple[TypeShape, Bank]:
     """Return `large` with LoRA in its last layers and a branch at the head."""
     given = HeterotuneOptions(lora_layers=lora_layers, adapter_rank=3, head_rank=4, head_basis=8)
-    layout = dema_layout(given.settled(asks_questions=False, num_types=1, rounds=1, optimizer="adamw"), LARGE, (LARGE,))
+    layout = dema_layout(
+        given.settled(asks_questions=False, families=("large",), rounds=1, optimizer="adamw"), LARGE, (LARGE,)
+    )
     frame = HeadFrame(torch.ones(4, LARGE.width), torch.zeros(LARGE.width), torch.ones(8, LARGE.vocab_size))
     return TypeShape(LARGE, layout), bank_of(layout, frame)
 

@@ -60,7 +60,7 @@ def backbone(model_type):
 
 def make_layout(model_type, **options) -> AdapterLayout:
     given = HeterotuneOptions(**{"adapter_rank": 3, "head_rank": 4, "head_basis": 5, **options})
-    options = given.settled(asks_questions=False, num_types=1, rounds=1, optimizer="adamw")
+    options = given.settled(asks_questions=False, families=("large",), rounds=1, optimizer="adamw")
     layout = dema_layout(options, model_type, [model_type])
     plain = tuple(dataclasses.replace(spec, one_second_moment=False) for spec in layout.tensors)
     return dataclasses.replace(layout, tensors=plain)
