@@ -154,7 +154,7 @@ def _as_config(config: ConfigLike, overrides: Sequence[str] = ()) -> RunConfig:
         return load_run(Path(config), overrides)
     if isinstance(config, RunConfig) and not overrides:
         return config
-    values = config.model_dump(mode="json") if isinstance(config, RunConfig) else config
+    values = config.model_dump(mode="json", exclude_unset=True) if isinstance(config, RunConfig) else config
     return parse_run(functools.reduce(apply_override, overrides, values))
 
 

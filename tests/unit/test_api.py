@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import heterotune
 from heterotune import ConfigError, LaunchError, RunConfig, RunFailed, RunStopped, open_run, plan, resume, run
+from heterotune.config.load import parse_run
 from heterotune.errors import PREEMPTED
 from heterotune.run_folder import RunFolder
 
@@ -94,6 +95,26 @@ def test_a_run_can_be_given_in_three_ways(config: RunConfig, run_yaml: Path, tmp
     folders = [run(given, overrides=settings).run_dir for given in (config, values, str(run_yaml))]
     runs = [RunConfig.from_yaml(folder / "config.yaml") for folder in folders]
     assert runs[0].seed == 5 and runs[0] == runs[1] == runs[2]
+
+
+def test_what_was_left_to_the_run_is_decided_anew_after_overrides(config: RunConfig, run_yaml: Path, finishes) -> None:
+    fleet = [{"name": name, "model": f"embedded:{name}", "clients": 2} for name in ("small", "large")]
+    data = {"source": "rows.jsonl", "fields": {"text": "text", "label": "label"}, "public": "questions.jsonl"}
+    changes = [f"fleet={json.dumps(fleet)}", f"data={json.dumps(data)}", f"output={config.output}"]
+    asked = ["heterotune.distill_steps=8", "heterotune.distill_every=auto", "rounds=8"]
+    given = RunConfig.from_yaml(run_yaml, [*changes, *asked])
+    shorter = RunConfig.from_yaml(run(given, overrides=["rounds=2"]).run_dir / "config.yaml").heterotune
+    assert (given.heterotune.distill_every, shorter.distill_every, shorter.distill_steps) == (4, 2, 8)
+
+
+def test_going_on_with_fewer_rounds_leaves_undone_what_was_to_be_done_later(config: RunConfig, finishes) -> None:
+    given = {**config.model_dump(mode="json"), "rounds": 4, "heterotune": {"realign_every": 3}}
+    folder = RunFolder.create(parse_run(given), config.output, "tiny")
+    assert resume(folder.path, overrides=["rounds=2"]).run_dir == folder.path
+    with pytest.raises(
+        ConfigError, match="heterotune.realign_every = 3 is more than rounds = 2, so it would do nothing"
+    ):
+        run(given, overrides=["rounds=2"])
 
 
 def test_going_on_with_a_run(config: RunConfig, finishes: list[dict], monkeypatch) -> None:

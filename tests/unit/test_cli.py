@@ -133,7 +133,8 @@ def test_a_run_goes_on_in_its_folder(
         return 0
 
     monkeypatch.setattr("heterotune.launching.local.run_local", succeed)
-    folder = RunFolder.create(load_run(run_yaml, ["seed=5"]), tmp_path / "out", "tiny")
+    begun = load_run(run_yaml, ["seed=5", "rounds=20", "heterotune.realign_every=10"])
+    folder = RunFolder.create(begun, tmp_path / "out", "tiny")
     done = heterotune("run", "--resume", folder.path, "--ranks", 2, "--set", "rounds=9")
     assert done.exit_code == 0, done.output
     assert run_folders(tmp_path) == [folder.path]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from heterotune.checkpoint import Checkpoint
 from heterotune.config.load import parse_run
@@ -18,6 +22,8 @@ RUN = {
     "fleet": [{"name": "small", "model": "embedded:small", "clients": 2}],
     "data": {"source": "embedded:stdlib"},
 }
+
+ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[2] / "engine"), "PATH": os.environ["PATH"]}
 
 
 def saved(**changes: object) -> Checkpoint:
@@ -88,3 +94,16 @@ def test_all_differences_are_named_at_once() -> None:
         check_same_run(saved(), config(seed=2, rounds=2, local={"steps": 3}))
     assert [problem.split()[0] for problem in caught.value.problems] == ["local.steps", "seed", "rounds"]
     assert "rounds = 2 is less than the 3 rounds that are done. Raise it." in caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [((), "realign_every = 9 is more than rounds"), (("--resume",), "nowhere")]
+)
+def test_a_rank_takes_a_run_that_began_as_it_was(tmp_path: Path, options: tuple[str, ...], told: str) -> None:
+    """It ends at the next check: there is no such model."""
+    fleet = [{**RUN["fleet"][0], "model": str(tmp_path / "nowhere")}]
+    values = {**RUN, "fleet": fleet, "heterotune": {"realign_every": 9}, "backbone": {"ds_config": "none"}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "heterotune.worker", tmp_path / "run.yaml", "--run-dir", tmp_path, *options]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and told in done.stderr and ("rounds" in done.stderr) != bool(options)

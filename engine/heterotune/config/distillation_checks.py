@@ -1,4 +1,6 @@
-"""What is asked of distillation must help, or nobody should begin with it. A run that has begun goes on as it was.
+"""What is asked of the head between rounds must do something, and no harm, or nobody should begin with it.
+
+A run that has begun goes on as it was, also with fewer rounds.
 
 `DISTILLATION_CHECKS` has the form of the table in cross_checks.py: a function and the sections that it needs.
 """
@@ -33,8 +35,25 @@ def _heads_differ(
     if not _distills(strategy, compare_with, heterotune) or heterotune.num_heads(families) > 1:
         return []
     text = f"heterotune.distill_every = {heterotune.distill_every} lets model types learn from one another"
+    if len(families) == 1:
+        return [f"{text}, and the fleet has one. Set distill_every to auto or 0, or add a model type."]
     shared = "under head_scope = width they share one head, where that undoes what sharing gained"
     return [f"{text}, but all are siblings: {shared}. Set head_scope: type, or distill_every to auto or 0."]
+
+
+def _rounds_suffice(
+    strategy: str, compare_with: tuple[str, ...], heterotune: HeterotuneOptions, rounds: int
+) -> list[str]:
+    """What is done after every so many rounds is done once at least."""
+    if "heterotune" not in (strategy, *compare_with):
+        return []
+    ways_out = {"distill_every": "auto or 0", "realign_every": "0"}
+    return [
+        f"heterotune.{key} = {every} is more than rounds = {rounds}, so it would do nothing. Lower it, raise rounds, "
+        f"or set it to {way_out}."
+        for key, way_out in ways_out.items()
+        if (every := getattr(heterotune, key)) != "auto" and every > rounds
+    ]
 
 
 def _distills(strategy: str, compare_with: tuple[str, ...], heterotune: HeterotuneOptions) -> bool:
@@ -45,4 +64,5 @@ def _distills(strategy: str, compare_with: tuple[str, ...], heterotune: Heterotu
 DISTILLATION_CHECKS = (
     (_lesson_suits_the_rate, ("strategy", "compare_with", "heterotune", "local")),
     (_heads_differ, ("strategy", "compare_with", "heterotune", "fleet")),
+    (_rounds_suffice, ("strategy", "compare_with", "heterotune", "rounds")),
 )

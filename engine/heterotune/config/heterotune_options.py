@@ -147,10 +147,12 @@ class HeterotuneOptions(Section):
         if chosen["distill_every"]:
             chosen["distill_every"] = min(chosen["distill_every"], rounds)
         chosen["distill_steps"] = LESSON.get(optimizer, 0)
-        known = {key: chosen[key] if getattr(self, key) == "auto" else getattr(self, key) for key in chosen}
+        known = {key: value for key, value in chosen.items() if getattr(self, key) == "auto"}
         if self.align_tokens == "auto":
-            known["align_tokens"] = POSITIONS[known["align_positions"]]
-        return self.model_copy(update=known)
+            known["align_tokens"] = POSITIONS[known.get("align_positions", self.align_positions)]
+        settled = self.model_copy(update=known)
+        settled.model_fields_set.difference_update(known)  # nobody set these: another run decides anew
+        return settled
 
     @property
     def _can_distill(self) -> bool:

@@ -1,4 +1,4 @@
-"""Distillation that could only harm is refused, unless the run has begun."""
+"""Distillation and alignment that could only harm, or do nothing, are refused, unless the run has begun."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def changed(values, overrides):
 
 
 SIBLINGS = 'fleet.1={"name": "small-2", "model": "embedded:small", "siblings_of": "small", "clients": 2}'
+ALONE = 'fleet=[{"name": "small", "model": "embedded:small", "clients": 2}]'
 
 MISTAKES = [
     (
@@ -45,6 +46,19 @@ MISTAKES = [
         "heterotune.distill_every = 4 lets model types learn from one another, but all are siblings: under head_scope "
         "= width they share one head, where that undoes what sharing gained. Set head_scope: type, or distill_every to "
         "auto or 0.",
+    ),
+    (
+        [ALONE, "heterotune.distill_every=4"],
+        "heterotune.distill_every = 4 lets model types learn from one another, and the fleet has one. Set "
+        "distill_every to auto or 0, or add a model type.",
+    ),
+    *(
+        (
+            [f"heterotune.{key}=9"],
+            f"heterotune.{key} = 9 is more than rounds = 8, so it would do nothing. Lower it, raise rounds, or set it "
+            f"to {way_out}.",
+        )
+        for key, way_out in {"distill_every": "auto or 0", "realign_every": "0"}.items()
     ),
 ]
 
@@ -69,6 +83,10 @@ def test_it_is_refused_before_a_run_begins(label_task, tmp_path, overrides, mess
         [SGD, "heterotune.distill_steps=8", "heterotune.distill_every=0"],
         [SGD, "heterotune.distill_steps=8", "strategy=fedavg_lora"],
         [SIBLINGS, "heterotune.distill_every=4"],
+        [ALONE],
+        ["heterotune.distill_every=8", "heterotune.realign_every=8"],
+        ["heterotune.distill_every=9", "heterotune.realign_every=9", "strategy=fedavg_lora"],
+        ["rounds=2"],
         [SIBLINGS, "heterotune.head_scope=width"],
         ["heterotune.head_scope=width", "heterotune.distill_every=4"],
     ],

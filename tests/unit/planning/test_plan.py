@@ -227,7 +227,8 @@ def test_the_rows_that_are_assumed_are_those_that_the_run_file_names() -> None:
 
 def test_what_only_the_data_would_say_of_classes_is_assumed_aloud() -> None:
     classes = {"source": "rows.csv", "fields": {"text": "text", "label": "label"}, "public": "questions.csv"}
-    told = " ".join(assumptions(make_plan(setting(run_values(data=classes, heterotune={"distill_every": 2})))))
+    fleet = [{"name": name, "model": f"embedded:{name}", "clients": 8} for name in ("small", "large")]
+    told = " ".join(assumptions(make_plan(setting(run_values(data=classes, fleet=fleet)))))
     assert "Class names have heterotune.head_basis = 64 tokens" in told and "learn from one another" in told
     assert "head_basis" not in " ".join(assumptions(make_plan(setting(run_values()))))
 
