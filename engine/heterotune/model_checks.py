@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
+from heterotune.adapters.dema import with_head_rank
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.engine_options import NO_QUANTIZATION
 from heterotune.config.schema import RunConfig
@@ -23,14 +24,14 @@ def model_problems(config: RunConfig, model_types: tuple[ModelType, ...]) -> lis
 
 def has_head(config: RunConfig) -> bool:
     """Return whether any strategy of the run shares a branch at the head."""
-    return "heterotune" in (config.strategy, *config.compare_with) and config.heterotune.head_rank > 0
+    return "heterotune" in (config.strategy, *config.compare_with) and config.heterotune.head_rank != 0
 
 
 def _head_problems(config: RunConfig, model_types: tuple[ModelType, ...]) -> list[str]:
     """The head branch needs one vocabulary, and ranks that the models are wide enough for."""
     if not has_head(config):
         return []
-    options = config.heterotune
+    options = with_head_rank(config, model_types).heterotune
     problems = []
     sizes = sorted({model_type.vocab_size for model_type in model_types})
     if len(sizes) > 1:

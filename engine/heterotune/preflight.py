@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heterotune.adapters.dema import with_head_rank
 from heterotune.adapters.peft_start import check_start, read_starts, start_sha256
 from heterotune.adapters.tables import adapter_layout
 from heterotune.config.protection_checks import cohort_problems
@@ -77,6 +78,7 @@ def check(config: RunConfig) -> CheckedRun:
         TooFewAvailable: If never as many clients are available as a round draws.
     """
     model_types = read_model_types(config.fleet)
+    config = with_head_rank(config, model_types)
     problems = model_problems(config, model_types)
     tokenizers = load_fleet_tokenizers(model_types, config.data.tokenizer)
     problems += [] if problems else tokenizer_problems(config, model_types, [each.digest for each in tokenizers])

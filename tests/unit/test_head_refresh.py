@@ -11,7 +11,7 @@ ANSWERS = {"head_outputs": "labels", "align_positions": "answer", "head_scope": 
 
 
 def settled(options, **facts):
-    run = {"asks_questions": True, "families": ("small", "large"), "rounds": 9, "optimizer": "adamw"}
+    run = {"asks_questions": True, "families": ("small", "large"), "rounds": 9, "optimizer": "adamw", "narrowest": 96}
     return HeterotuneOptions(**options).settled(**{**run, **facts})
 
 
@@ -63,6 +63,24 @@ def test_siblings_that_share_the_only_head_learn_nothing_from_it(families, form)
     found = settled({"head_scope": "width"}, families=families)
     assert tuple(getattr(found, name) for name in NAMES) == form
     assert settled({}, families=families).distill_every == 4  # each type has its own
+
+
+@pytest.mark.parametrize(
+    ("options", "facts", "head_rank"),
+    [
+        ({}, {"narrowest": 48}, 48),
+        ({}, {"narrowest": 48, "asks_questions": False}, 32),
+        ({}, {"narrowest": 24, "asks_questions": False}, 24),
+        ({"head_basis": 8}, {"asks_questions": False}, 8),
+        ({"head_basis": 8}, {}, 64),  # the run sets it by the class names
+        ({"head_rank": 64}, {"narrowest": 48}, 64),  # refused later
+        ({}, {"narrowest": None}, "auto"),
+    ],
+)
+def test_the_heads_rank_fits_the_narrowest_model_unless_it_is_given(options, facts, head_rank):
+    found = settled(options, **facts)
+    assert found.head_rank == head_rank
+    assert found.distill_every == (4 if facts.get("asks_questions", True) else 0)
 
 
 @pytest.mark.parametrize(("optimizer", "steps"), [("adamw", 32), ("sgd", 0), ("momentum", 0)])

@@ -11,9 +11,9 @@ import pytest
 
 from heterotune.config.availability_options import AvailabilityOptions
 from heterotune.config.fault_options import Byzantine, MisbehaviourOptions
-from heterotune.config.load import parse_run
+from heterotune.config.load import dump_run, parse_run
 from heterotune.config.schema import RunConfig
-from heterotune.errors import ConfigError, DataError, TooFewAvailable
+from heterotune.errors import ConfigError, DataError, ModelError, TooFewAvailable
 from heterotune.fleet.clients import make_population
 from heterotune.fleet.device_hours import device_hours
 from heterotune.fleet.model_types import read_model_types
@@ -77,6 +77,28 @@ def test_a_model_type_that_no_round_would_have_is_refused() -> None:
 def test_a_fraction_has_clients_of_every_model_type_that_has_any() -> None:
     check_every_type_trains(config(cohort={"fraction": 0.01}), TYPES, CLIENTS)
     check_every_type_trains(config(cohort={"clients": 1}), TYPES, make_population([6, 6], [10] * 6 + [0] * 6))
+
+
+def test_a_head_whose_rank_nobody_named_fits_the_narrowest_model(tmp_path: Path) -> None:
+    rows = [{"text": f"query {number}", "label": "ab"[number % 2]} for number in range(80)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {
+        "root": str(tmp_path),
+        "source": "rows.jsonl",
+        "fields": {"text": "text", "label": "label"},
+        "public": {"path": "rows.jsonl", "fields": {"text": "text"}},
+        "partition": {"by": "iid"},
+    }
+    fleet = [
+        {"name": "narrow", "model": "random:hidden_size=48,num_attention_heads=4", "clients": 2},
+        {"name": "small", "model": "embedded:small", "clients": 2},
+    ]
+    asked = config(fleet=fleet, data=data)
+    checked = check(asked)
+    assert (asked.heterotune.head_rank, checked.config.heterotune.head_rank) == ("auto", 48)
+    assert "head_rank: 48" in dump_run(checked.config)
+    with pytest.raises(ModelError, match="^heterotune.head_rank = 64 is more than the width 48 of narrow. Lower it.$"):
+        check(config(fleet=fleet, data=data, heterotune={"head_rank": 64}))
 
 
 def test_a_round_that_never_finds_its_cohort_is_refused() -> None:

@@ -11,12 +11,21 @@ from collections.abc import Iterator, Sequence
 
 from heterotune.adapters.layout import AdapterLayout, HeadBranch, TensorSpec
 from heterotune.adapters.lora import LoraBranch, lora_table, target_linears
-from heterotune.config.heterotune_options import HeterotuneOptions
+from heterotune.config.heterotune_options import HeterotuneOptions, settled_among
+from heterotune.config.schema import RunConfig
 from heterotune.fleet.model_types import ModelType
 
 HEAD_CORE = "head.S"
 FRAME_GROUP = "dema.head.frame"
 """The ledger's name of a type's frozen maps at the head."""
+
+
+def with_head_rank(config: RunConfig, fleet: Sequence[ModelType]) -> RunConfig:
+    """Return the run with the rank that `heterotune.head_rank: auto` means for these models; see `settled`."""
+    if config.heterotune.head_rank != "auto":
+        return config
+    narrowest = min(model_type.width for model_type in fleet)
+    return config.model_copy(update={"heterotune": settled_among(dict(config), narrowest=narrowest)})
 
 
 def dema_layout(options: HeterotuneOptions, model_type: ModelType, fleet: Sequence[ModelType]) -> AdapterLayout:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from heterotune.adapters.base_sites import redrawn_every_round, with_base_change
 from heterotune.adapters.control_variates import with_control_variates
-from heterotune.adapters.dema import dema_layout
+from heterotune.adapters.dema import dema_layout, with_head_rank
 from heterotune.adapters.dense import full_layout
 from heterotune.adapters.depth import depthfl_layout, inclusivefl_layout
 from heterotune.adapters.layout import AdapterLayout
@@ -23,7 +23,7 @@ Table = Callable[[RunConfig, ModelType, Fleet], AdapterLayout]
 
 _TABLES: Mapping[StrategyName, Table] = MappingProxyType(
     {
-        "heterotune": lambda run, mine, fleet: dema_layout(run.heterotune, mine, fleet),
+        "heterotune": lambda run, mine, fleet: dema_layout(with_head_rank(run, fleet).heterotune, mine, fleet),
         "fedavg_full": lambda run, mine, fleet: full_layout(run.fedavg_full, mine),
         "local_only": lambda run, mine, fleet: owned_by_clients(lora_layout(run.local_only, mine)),
         "scaffold": lambda run, mine, fleet: with_control_variates(lora_layout(run.scaffold, mine)),

@@ -48,7 +48,7 @@ class HeterotuneOptions(Section):
     """Layers with LoRA: "all", or that many of a model's last; 0 = none, so that the head branch is all there is."""
     head_rank: CountOrZero | Literal["auto"] = "auto"
     """Rank of the head branch, at most the narrowest model's width; 0 = no head branch; "auto" = 64 where types learn
-    from one another by `distill_every`, else 32."""
+    from one another by `distill_every`, else 32, or the narrowest model's width or `head_basis` if that is less."""
     head_scope: Literal["auto", "fleet", "width", "type"] = "auto"
     """Who shares the head branch: "fleet" = all model types; "width" = siblings; "type" = clients of one model type;
     "auto" = "type" where `distill_every` lets types learn from one another, else "fleet"."""
@@ -130,15 +130,22 @@ class HeterotuneOptions(Section):
         return {"fleet": 1, "width": len(set(families))}.get(self.head_scope, len(families))
 
     def settled(
-        self, *, asks_questions: bool, families: Sequence[str], rounds: int, optimizer: str
+        self,
+        *,
+        asks_questions: bool,
+        families: Sequence[str],
+        rounds: int,
+        optimizer: str,
+        narrowest: int | None = None,
     ) -> HeterotuneOptions:
-        """Return the options with every "auto" decided: by what is measured in docs/evidence.md.
+        """Return the options with every "auto" decided that can be: by what is measured in docs/evidence.md.
 
         Args:
             asks_questions: The data has classes, and its public text is questions of the same task without answers.
             families: Of each model type of the fleet; a head alone has nobody to learn from.
             rounds: Of the run.
             optimizer: The clients'.
+            narrowest: Width of the fleet's narrowest model; None = not read yet, and `head_rank` stays as it is.
         """
         learns = self.distill_every not in (0, "auto")
         if self.distill_every == "auto":
@@ -150,9 +157,18 @@ class HeterotuneOptions(Section):
         known = {key: value for key, value in chosen.items() if getattr(self, key) == "auto"}
         if self.align_tokens == "auto":
             known["align_tokens"] = POSITIONS[known.get("align_positions", self.align_positions)]
+        if "head_rank" in known:
+            known["head_rank"] = self._fitting(known, narrowest)
         settled = self.model_copy(update=known)
         settled.model_fields_set.difference_update(known)  # nobody set these: another run decides anew
         return settled
+
+    def _fitting(self, known: Mapping[str, Any], narrowest: int | None) -> int | Literal["auto"]:
+        """Return the rank of the head that was chosen, as far as models and vocabulary basis have room for it."""
+        if narrowest is None:
+            return "auto"
+        has_basis = known.get("head_outputs", self.head_outputs) == "vocabulary"
+        return min(known["head_rank"], narrowest, *([self.head_basis] if has_basis else []))
 
     @property
     def _can_distill(self) -> bool:
@@ -195,15 +211,17 @@ class HeterotuneOptions(Section):
         return self
 
 
-def settled_among(sections: Mapping[str, Any]) -> HeterotuneOptions:
+def settled_among(sections: Mapping[str, Any], *, narrowest: int | None = None) -> HeterotuneOptions:
     """Return section `heterotune` as `settled` leaves it in a run.
 
     Args:
         sections: Valid sections of the run by name, data, fleet and local among them; without `rounds`, there are many.
+        narrowest: As for `settled`.
     """
     return sections["heterotune"].settled(
         asks_questions=sections["data"].asks_questions,
         families=[entry.family for entry in sections["fleet"]],
         rounds=sections.get("rounds", LARGEST_COUNT),
         optimizer=sections["local"].optimizer,
+        narrowest=narrowest,
     )

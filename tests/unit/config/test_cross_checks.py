@@ -120,12 +120,11 @@ def test_a_check_is_left_out_when_its_section_is_unsound(run):
 
 
 def test_what_data_decides_is_decided_before_checks_of_sound_sections(run):
+    wrong = ["rounds=0", "heterotune.head_basis=8", "heterotune.head_rank=32"]
     with pytest.raises(ConfigError) as caught:
-        parse_run(changed(run, ["rounds=0", "heterotune.head_basis=8"]))
+        parse_run(changed(run, wrong))
     first, second = caught.value.problems
     assert first.startswith("rounds = 0 ") and second.startswith("heterotune: head_basis = 8 is less than head_rank")
     answers = {"fields": {"text": "t", "label": "l", "labels": ["a", "b"]}, "public": "questions.jsonl"}
     with pytest.raises(ConfigError, match="^rounds = 0 [^\n]*$"):  # tokens of two labels are fewer anyway
-        parse_run(
-            changed({**run, "data": {"source": "rows.jsonl", **answers}}, ["rounds=0", "heterotune.head_basis=8"])
-        )
+        parse_run(changed({**run, "data": {"source": "rows.jsonl", **answers}}, wrong))

@@ -72,7 +72,7 @@ CASES = [
     ("heterotune.targets=[]", "heterotune.targets = [] leaves nothing to train. Name at least one linear layer, "),
     ("fedavg_lora.targets=[q_proj, q_proj]", "fedavg_lora.targets = ['q_proj', 'q_proj'] repeats a layer. Name each "),
     (
-        "heterotune.head_basis=8",
+        "heterotune={head_basis: 8, head_rank: 32}",
         "heterotune: head_basis = 8 is less than head_rank = 32, so part of the rank could do ",
     ),
     (
