@@ -1,8 +1,8 @@
 """HeteroTune: DeMA's table of scopes and CMGA at the server.
 
 Our reconstruction from the abstract of arXiv:2411.16796v2; the paper's formulas were not readable to us. The default
-follows small experiments: siblings share their LoRA by original layer (scope "width"), every type shares the branch at
-the head (scope "fleet"), whose input side is aligned on public text.
+follows small experiments: siblings share their LoRA by original layer (scope "width"). Who shares the branch at the
+head, whose input side is aligned on public text, the run's data decides (config/heterotune_options.py).
 """
 
 from __future__ import annotations
