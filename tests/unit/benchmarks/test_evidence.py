@@ -426,14 +426,16 @@ def test_one_run_leaves_what_a_table_reads(tool, data, family, tmp_path, monkeyp
 
 def test_the_script_for_all_tables_names_what_there_is(tool, tmp_path, monkeypatch) -> None:
     python, asked = tmp_path / "python", tmp_path / "asked"
-    python.write_text(f'#!/bin/sh\nshift; echo "$@" >> {asked}\n')
+    python.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
     python.chmod(0o755)
     script = ROOT / "tools" / "experiments" / "evidence.sh"
     subprocess.run(
         ["bash", script, "data", "family", "out"], env={"PATH": os.environ["PATH"], "PYTHON": python}, check=True
     )
-    lines = [tool.evidence._parse(line.split()) for line in asked.read_text().splitlines()]
-    assert {options.table for options in lines} == tool.evidence_arms.TABLES.keys()
+    calls = [(Path(script).name, words) for script, *words in map(str.split, asked.read_text().splitlines())]
+    lines = [tool.evidence._parse(words) for name, words in calls if name == "evidence.py"]
+    assert [name for name, _ in calls[len(lines) :]] == ["evidence_cmga.py", "evidence_page.py"]
+    assert {options.table for options in lines} == {*tool.evidence_arms.TABLES, "tuning"}
     assert {options.jobs for options in lines} == {2} and {options.out.name for options in lines} == {"out"}
     assert subprocess.run(["bash", script, "data"], capture_output=True).returncode == 2
 
