@@ -187,7 +187,7 @@ def test_a_method_is_one_array_and_a_seed_that_comes_later_a_job(grid, run_yaml,
         (tmp_path / "out" / "flora").mkdir(parents=True, exist_ok=True)
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(grid.subprocess, "run", submit)
+    monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=submit))
     wanted = [str(run_yaml), "--strategies", "flora", "--output", str(tmp_path / "out"), "--slurm", "--nodes", "2"]
     assert grid.main([*wanted, "--seeds", "1", "2"]) == 0
     assert grid.main([*wanted, "--seeds", "1", "2", "3"]) == 0
@@ -199,7 +199,7 @@ def test_a_method_is_one_array_and_a_seed_that_comes_later_a_job(grid, run_yaml,
 
 
 def test_a_job_that_is_refused_ends_the_command_and_is_tried_again(grid, run_yaml, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(grid.subprocess, "run", lambda command: SimpleNamespace(returncode=2))
+    monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=lambda command: SimpleNamespace(returncode=2)))
     wanted = [str(run_yaml), "--strategies", "flora", "--seeds", "1", "--output", str(tmp_path / "out"), "--slurm"]
     for _ in range(2):
         assert grid.main(wanted) == LaunchError.exit_code
