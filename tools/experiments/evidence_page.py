@@ -137,10 +137,12 @@ def worst(results: Path) -> list[str]:
 def methods(results: Path) -> list[str]:
     """All methods on CLINC150."""
     found = _read(results, "siblings", "main", "scarce", "skew")
-    lines = _head("fleet, setting", *(f"`{arm}`" for arm in METHODS))
+    lines = _head("fleet, setting", *(f"`{arm}`" for arm in METHODS), "`flexlora` over `heterotune`")
     for fleet, setting in product(("siblings", "widths"), LETTERS):
         arms = found["clinc150", setting, fleet]
-        lines.append(_line([f"{fleet}, {LETTERS[setting]}", *(_accuracy(arms.get(arm)) for arm in METHODS)]))
+        figures = [_accuracy(arms.get(arm)) for arm in METHODS]
+        behind = _gain(arms.get("flexlora"), "gain_over_heterotune")
+        lines.append(_line([f"{fleet}, {LETTERS[setting]}", *figures, behind]))
     return lines
 
 
