@@ -11,7 +11,7 @@ ANSWERS = {"head_outputs": "labels", "align_positions": "answer", "head_scope": 
 
 
 def settled(options, **facts):
-    run = {"asks_questions": True, "families": ("small", "large"), "rounds": 9, "optimizer": "adamw", "narrowest": 96}
+    run = {"asks_questions": True, "families": ("small", "large"), "rounds": 20, "optimizer": "adamw", "narrowest": 96}
     return HeterotuneOptions(**options).settled(**{**run, **facts})
 
 
@@ -45,10 +45,11 @@ def test_the_form_of_the_head_follows_the_data_and_what_is_said(options, asks_qu
     assert tuple(getattr(found, name) for name in NAMES) == form
 
 
-def test_a_type_alone_learns_from_nobody_and_a_short_run_once():
+def test_a_type_alone_learns_from_nobody_and_a_run_ends_with_a_lesson():
     alone = settled({}, families=("small",))
     assert (alone.distill_every, alone.head_scope) == (0, "fleet")
-    assert settled({}, rounds=2).distill_every == 2
+    periods = {rounds: settled({}, rounds=rounds).distill_every for rounds in (1, 2, 3, 5, 7, 8, 10, 18, 22, 23, 100)}
+    assert periods == {1: 1, 2: 2, 3: 3, 5: 5, 7: 1, 8: 4, 10: 5, 18: 3, 22: 2, 23: 1, 100: 4}
     assert settled({"distill_every": 5}, rounds=2).distill_every == 5
 
 

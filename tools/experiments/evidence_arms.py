@@ -120,6 +120,7 @@ CHANGES: Mapping[str, Arm] = {  # of the default, one at a time
     "distill_steps_8": _distilled(distill_steps=8),
     "distill_steps_128": _distilled(distill_steps=128),
     "distill_every_1": _distilled(distill_every=1),
+    "distill_every_2": _distilled(distill_every=2),
     "distill_at_the_end": _distilled(distill_every=ROUNDS),
     "public_other_task": Arm("heterotune", DISTILLED, public=PUBLIC_OTHER),
     "no_head": _distilled(head_rank=0, distill_every=0),
@@ -207,7 +208,10 @@ TABLES: Mapping[str, Sequence[Block]] = {
     "forms": ((("clinc150",), ("scarce", "skew"), ("widths",), (*CORE, "shared", "distill_heads_only", *FORMS)),),
     "other": ((("banking77", "dolly", "shakespeare"), ("scarce",), ("siblings", "widths"), CORE),),
     "cmga": ((("clinc150",), ("skew",), ("siblings",), (*CORE, "shared", "cmga_none", *CMGA)),),
-    "rounds": ((("clinc150",), ("scarce", "scarce_8x8", "scarce_8x20", "scarce_22x8"), ("siblings", "widths"), CORE),),
+    "rounds": (
+        (("clinc150",), ("scarce", "scarce_8x8", "scarce_8x20", "scarce_22x8"), ("siblings", "widths"), CORE),
+        (("clinc150",), ("scarce_22x8",), ("siblings", "widths"), ("distill_every_2",)),
+    ),
 }
 
 

@@ -30,6 +30,7 @@ CHANGES = {
     "distill_steps_8": "`distill_steps: 8` instead of 32",
     "distill_steps_128": "`distill_steps: 128`",
     "distill_every_1": "`distill_every: 1` instead of 4",
+    "distill_every_2": "`distill_every: 2`",
     "distill_at_the_end": "`distill_every: 20`, once at the end",
     "public_other_task": "public questions of another task",
     "lora_within_type": "`lora_scope: type`",
@@ -83,12 +84,13 @@ TASKS = {
     "dolly": "dolly's 8 categories",
     "shakespeare": "Shakespeare's 10 speakers",
 }
-SPLITS = {
-    "scarce": "20 rounds of 8 steps",
-    "scarce_22x8": "22 of 8, the last two after a lesson",
-    "scarce_8x8": "8 of 8",
-    "scarce_8x20": "8 of 20",
-}
+SPLITS = (
+    ("scarce", "heterotune", "20 rounds of 8 steps"),
+    ("scarce_8x8", "heterotune", "8 of 8"),
+    ("scarce_8x20", "heterotune", "8 of 20"),
+    ("scarce_22x8", "heterotune", "22 of 8, `distill_every: 4`"),
+    ("scarce_22x8", "distill_every_2", "22 of 8, `distill_every: 2`, as `auto` is"),
+)
 
 
 def gains(results: Path) -> list[str]:
@@ -185,8 +187,8 @@ def rounds(results: Path) -> list[str]:
     """Other numbers of rounds and steps."""
     found = _read(results, "rounds")
     lines = _head("fleet", "rounds", "FedAvg-LoRA", "within type", "heterotune", "over FedAvg-LoRA", "over within type")
-    for fleet, (setting, text) in product(("siblings", "widths"), SPLITS.items()):
-        lines.append(_line([fleet, text, *_core(found["clinc150", setting, fleet])]))
+    for fleet, (setting, arm, text) in product(("siblings", "widths"), SPLITS):
+        lines.append(_line([fleet, text, *_core(found["clinc150", setting, fleet], arm)]))
     return lines
 
 
@@ -256,10 +258,10 @@ def _rows(results: Path, table: str) -> list[Row]:
         return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
-def _core(arms: Mapping[str, Row]) -> list[str]:
-    """The default, its twin, the baseline, and what it gains over both."""
-    ours = arms.get("heterotune")
-    means = [_accuracy(arms.get(arm)) for arm in ("fedavg_lora", "within_type", "heterotune")]
+def _core(arms: Mapping[str, Row], arm: str = "heterotune") -> list[str]:
+    """The baseline, the twin, the default or another arm, and what that gains over both."""
+    ours = arms.get(arm)
+    means = [_accuracy(arms.get(each)) for each in ("fedavg_lora", "within_type", arm)]
     return [*means, _gain(ours, "gain_over_fedavg_lora"), _gain(ours, "gain_over_within_type")]
 
 

@@ -80,9 +80,10 @@ class HeterotuneOptions(Section):
     Clients download the new maps."""
     distill_every: CountOrZero | Literal["auto"] = "auto"
     """Rounds after which every head branch moves towards what all model types answer on the public rows; 0 = never.
-    Needs `head_outputs: labels`, `align_positions: answer` and a `head_scope` of "type" or "width"; "auto" = 4, or
-    the run's rounds if fewer, where the fleet has several model types (under `head_scope: width` other ones than
-    siblings), the data has classes, `data.public` names a source, and the other options allow it; else 0."""
+    Needs `head_outputs: labels`, `align_positions: answer` and a `head_scope` of "type" or "width"; "auto" = the
+    divisor of `rounds` nearest to 4, so that the run ends with a lesson, where the fleet has several model types (under
+    `head_scope: width` other ones than siblings), the data has classes, `data.public` names a source, and the other
+    options allow it; else 0."""
     distill_steps: CountOrZero | Literal["auto"] = "auto"
     """Steps of AdamW on public rows that every model type's adapter then makes towards that answer, in the server;
     0 = none, heads alone learn; "auto" = 32 where `local.optimizer` is adamw, else 0: other optimisers' rates are not
@@ -152,7 +153,7 @@ class HeterotuneOptions(Section):
             learns = asks_questions and self.num_heads(families) > 1 and self._can_distill
         chosen = {**(OF_LABELS if asks_questions or learns else OF_TEXT), **(DISTILLED if learns else SHARED)}
         if chosen["distill_every"]:
-            chosen["distill_every"] = min(chosen["distill_every"], rounds)
+            chosen["distill_every"] = _nearest_divisor(rounds, chosen["distill_every"])
         chosen["distill_steps"] = LESSON.get(optimizer, 0)
         known = {key: value for key, value in chosen.items() if getattr(self, key) == "auto"}
         if self.align_tokens == "auto":
@@ -209,6 +210,11 @@ class HeterotuneOptions(Section):
             text = "cmga = gradvac follows pairs over rounds, and cmga_tasks = clients meet too seldom"
             raise ValueError(f"{text}. Set cmga_tasks: types, or another cmga.")
         return self
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    """Return the divisor of a number that is nearest to the wanted one, the smaller of two."""
+    return min((each for each in range(1, 2 * wanted) if number % each == 0), key=lambda each: abs(each - wanted))
 
 
 def settled_among(sections: Mapping[str, Any], *, narrowest: int | None = None) -> HeterotuneOptions:
