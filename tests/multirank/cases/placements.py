@@ -35,7 +35,7 @@ def main() -> None:
     channel = open_channel("mpi", watchdog_seconds=240.0)
     done = set()
     for name, overrides in RUNS:
-        config = load_run(Path(sys.argv[1]), overrides)
+        config = load_run(Path(sys.argv[1]), overrides, begun=True)  # one round of two aligns nothing anew
         _join(config, channel, 0)
         folder = RunFolder.open(Path(sys.argv[2])).subfolder(name)
         run_strategies(check(config), channel, torch.device("cpu"), folder, Stopwatch(), resume=name in done)
