@@ -1,4 +1,4 @@
-"""Reading small files that somebody else wrote: regular ones only, and never more than a limit."""
+"""Small files that somebody else wrote, read if regular and never more than a limit; and where shipped ones are."""
 
 from __future__ import annotations
 
@@ -64,3 +64,14 @@ def in_home(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def shipped_places(in_package: str, in_checkout: str) -> tuple[Path, Path]:
+    """Return where something that comes with heterotune may be: in an installed wheel's package, or in a checkout.
+
+    Args:
+        in_package: Its path from the package's folder.
+        in_checkout: Its path from the top of the repository.
+    """
+    package = Path(__file__).resolve().parent
+    return package / in_package, package.parents[1] / in_checkout

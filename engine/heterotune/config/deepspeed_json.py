@@ -13,14 +13,12 @@ from heterotune.config import deepspeed_keys as keys
 from heterotune.config.explain import shown
 from heterotune.config.nearest import suggestion
 from heterotune.errors import ConfigError
-from heterotune.plain_files import MAX_JSON_BYTES, read_small_text
+from heterotune.plain_files import MAX_JSON_BYTES, read_small_text, shipped_places
 
 NO_DEEPSPEED = "none"
 _MOST_KEYS = 200
 
-_PACKAGE_DIR = Path(__file__).resolve().parents[1]
-# An installed wheel carries the folder inside the package; a checkout has it at the top of the repository.
-_FOLDERS = (_PACKAGE_DIR / "ds_configs", _PACKAGE_DIR.parents[1] / "ds_configs")
+_FOLDERS = shipped_places("ds_configs", "ds_configs")
 
 _WANTED = {
     "flag": "true or false",

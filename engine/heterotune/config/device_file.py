@@ -14,13 +14,11 @@ from heterotune.config.field_types import LARGEST_LIST, Name
 from heterotune.config.nearest import suggestion
 from heterotune.config.yaml_text import read_yaml
 from heterotune.errors import ConfigError
-from heterotune.plain_files import MAX_YAML_BYTES, in_home, read_small_text
+from heterotune.plain_files import MAX_YAML_BYTES, in_home, read_small_text, shipped_places
 
 SHIPPED_NAME = "devices"
 """In place of a path: the classes of devices that come with heterotune."""
-_PACKAGE_DIR = Path(__file__).resolve().parents[1]
-# An installed wheel carries the file inside the package; a checkout has it beside the shipped runs.
-_SHIPPED_FILES = (_PACKAGE_DIR / "devices.yaml", _PACKAGE_DIR.parents[1] / "launch" / "devices.yaml")
+_SHIPPED_FILES = shipped_places("devices.yaml", "launch/devices.yaml")
 
 
 class _DeviceFile(BaseModel):
