@@ -23,6 +23,10 @@ Kind = tuple[str, str, str]
 """Task, setting and fleet."""
 
 LETTERS = {"plenty": "(a) plenty", "scarce": "(b) scarce", "skew": "(c) skew"}
+FLEETS = ("siblings", "widths")
+PLACES = tuple(product(FLEETS, LETTERS))
+COMPARED = ("siblings", "main", "scarce", "skew")
+"""The tables of CLINC150 with all methods."""
 METHODS = ("local_only", "fedproto", "flora", "fedavg_lora", "flexlora", "within_type", "shared", "heterotune")
 CHANGES = {
     "no_distillation": "nothing distilled (`distill_every: 0`)",
@@ -105,8 +109,8 @@ def gains(results: Path) -> list[str]:
         "over within type",
         "type that gains least, over FedAvg-LoRA",
     )
-    found = _read(results, "siblings", "main", "scarce", "skew")
-    for fleet, setting in product(("siblings", "widths"), LETTERS):
+    found = _read(results, *COMPARED)
+    for fleet, setting in PLACES:
         arms = found["clinc150", setting, fleet]
         ours = arms["heterotune"]
         least = f"{ours['least_gain_over_fedavg_lora_type']} {_gain(ours, 'least_gain_of_a_type_over_fedavg_lora')}"
@@ -124,9 +128,9 @@ def gains(results: Path) -> list[str]:
 
 def worst(results: Path) -> list[str]:
     """The worst model type and the worst client of CLINC150."""
-    found = _read(results, "siblings", "main", "scarce", "skew")
+    found = _read(results, *COMPARED)
     lines = _head("worst", "fleet, setting", *(f"`{arm}`" for arm in METHODS), "over FedAvg-LoRA", "over within type")
-    for name, (fleet, setting) in product(("type", "client"), product(("siblings", "widths"), LETTERS)):
+    for name, (fleet, setting) in product(("type", "client"), PLACES):
         arms = found["clinc150", setting, fleet]
         figures = [_accuracy(arms.get(arm), f"worst_{name}") for arm in METHODS]
         over = [
@@ -138,9 +142,9 @@ def worst(results: Path) -> list[str]:
 
 def methods(results: Path) -> list[str]:
     """All methods on CLINC150."""
-    found = _read(results, "siblings", "main", "scarce", "skew")
+    found = _read(results, *COMPARED)
     lines = _head("fleet, setting", *(f"`{arm}`" for arm in METHODS), "`flexlora` over `heterotune`")
-    for fleet, setting in product(("siblings", "widths"), LETTERS):
+    for fleet, setting in PLACES:
         arms = found["clinc150", setting, fleet]
         figures = [_accuracy(arms.get(arm)) for arm in METHODS]
         behind = _gain(arms.get("flexlora"), "gain_over_heterotune")
@@ -153,7 +157,7 @@ def ablation(results: Path) -> list[str]:
     found = _read(results, "ablation")
     lines = _head("change", "siblings", "widths")
     for arm, text in CHANGES.items():
-        rows = [found["clinc150", "scarce", fleet].get(arm) for fleet in ("siblings", "widths")]
+        rows = [found["clinc150", "scarce", fleet].get(arm) for fleet in FLEETS]
         if any(rows):
             lines.append(_line([text, *(_gain(row, "gain_over_heterotune") for row in rows)]))
     return lines
@@ -187,7 +191,7 @@ def rounds(results: Path) -> list[str]:
     """Other numbers of rounds and steps."""
     found = _read(results, "rounds")
     lines = _head("fleet", "rounds", "FedAvg-LoRA", "within type", "heterotune", "over FedAvg-LoRA", "over within type")
-    for fleet, (setting, arm, text) in product(("siblings", "widths"), SPLITS):
+    for fleet, (setting, arm, text) in product(FLEETS, SPLITS):
         lines.append(_line([fleet, text, *_core(found["clinc150", setting, fleet], arm)]))
     return lines
 
@@ -197,7 +201,7 @@ def tasks(results: Path) -> list[str]:
     found = _read(results, "other")
     columns = ("task, fleet", "FedAvg-LoRA", "within type", "heterotune", "over FedAvg-LoRA", "over within type")
     lines = _head(*columns)
-    for (task, text), fleet in product(TASKS.items(), ("siblings", "widths")):
+    for (task, text), fleet in product(TASKS.items(), FLEETS):
         lines.append(_line([f"{text}, {fleet}", *_core(found.get((task, "scarce", fleet), {}))]))
     return lines
 
