@@ -29,6 +29,7 @@ sys.path[:0] = [str(REPOSITORY / "tools" / "benchmarks"), str(REPOSITORY / "engi
 
 from headline_report import FULL, PLAIN, MethodRun  # noqa: E402
 from headline_tables import write_report  # noqa: E402
+from tables import commit_of  # noqa: E402
 
 from heterotune.config.load import load_run  # noqa: E402
 from heterotune.fleet.model_types import read_model_types  # noqa: E402
@@ -212,7 +213,9 @@ def _once(experiment: Experiment, name: str, asked: Mapping[str, Any], do: Calla
     print(f"{name} ...", flush=True)
     started = time.perf_counter()
     do()
-    done.write_text(json.dumps({"asked": asked, "commit": _commit(), "seconds": time.perf_counter() - started}))
+    done.write_text(
+        json.dumps({"asked": asked, "commit": commit_of(REPOSITORY), "seconds": time.perf_counter() - started})
+    )
 
 
 def _answer(folder: Path) -> dict[str, Any]:
@@ -227,11 +230,6 @@ def _environment() -> dict[str, str]:
     """Return what the engine's launcher would give its ranks."""
     variables = worker_variables(os.environ, threads_per_rank="auto", has_gpu=gpu_is_usable())
     return {**os.environ, **variables, "PYTHONPATH": str(REPOSITORY / "engine"), "PYTHONWARNINGS": "ignore"}
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(REPOSITORY), "rev-parse", "--short=12", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def _merged(plan: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
