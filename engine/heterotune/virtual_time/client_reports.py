@@ -88,7 +88,12 @@ def gather_reports(plan: RoundPlan, notes: RoundNotes, meter: ClientMeter, chann
 def with_side_bytes(reports: Sequence[Report], side_bytes: SideBytes) -> list[Report]:
     """Return the reports with what clients exchange beside their updates; a client that drops out sends nothing."""
     found = side_bytes([report.client.client_id for report in reports if report.verdict.counts])
-    return [replace(report, work=_with(report.work, *found.get(report.client.client_id, (0, 0)))) for report in reports]
+    return [
+        replace(report, work=_with(report.work, *found[report.client.client_id]))
+        if report.client.client_id in found
+        else report
+        for report in reports
+    ]
 
 
 def _with(work: ClientWork, down: int, up: int) -> ClientWork:
